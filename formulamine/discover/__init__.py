@@ -1,0 +1,1 @@
+"""Find repositories, collect their merged pull requests, keep the candidates."""

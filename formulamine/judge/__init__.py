@@ -1,0 +1,1 @@
+"""Say which candidates are performance work."""

@@ -1,0 +1,1 @@
+"""The outside world: store, ledger, git, sandbox, resolver. No service knows a phase."""

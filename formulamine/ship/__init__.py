@@ -1,0 +1,1 @@
+"""State the problem and release what provably got faster."""

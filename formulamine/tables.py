@@ -1,0 +1,392 @@
+"""The schema of every table: the contract between assets.
+
+A table is one typed record per row plus the columns that every row has (who it is, how it ended, what that cost).
+Here belong record classes, the tables they make, and the Polars schemas that follow from them. How rows come about
+(`items.py`) and where they are kept (`services/store.py`) does not belong here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, Union
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+
+class Status(StrEnum):
+    """How an item ended at one asset."""
+
+    DONE = "done"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    DEFERRED = "deferred"
+
+
+class Record(BaseModel):
+    """A typed value that can be written as JSON, read back and checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Repository(Record):
+    """A repository with an ASV suite, as of the month's end."""
+
+    node_id: str | None
+    """GitHub's stable id; None where the repository is known from git alone."""
+    url: str
+    default_branch: str
+    head_sha: str
+    """Last first-parent commit of the default branch before the month's end."""
+    stars: int | None
+    archived: bool | None
+    fork: bool | None
+    asv_config: str
+    """Path of the ASV configuration inside the repository."""
+    benchmark_dir: str
+    """Path of the benchmark suite inside the repository."""
+    discovered_by: str
+    aliases: list[str]
+
+
+class FileChange(Record):
+    """One path that a pull request changes. Binary files count 0 lines. Bytes that are no UTF-8 stand as `\\xNN`."""
+
+    path: str
+    additions: int
+    deletions: int
+
+
+class PullRequest(Record):
+    """A merged pull request, read from git (later from GitHub)."""
+
+    repo: str
+    number: int
+    title: str
+    body: str
+    author: str
+    is_bot: bool
+    labels: list[str]
+    merged_at: datetime
+    """Committer time of the merge commit, in UTC."""
+    base_sha: str
+    """First parent of `merge_sha`."""
+    merge_sha: str
+    merge_style: Literal["merge", "squash"]
+    files: list[FileChange]
+    linked_issues: list[str]
+    source: Literal["git", "github"]
+    reverted_by: str | None
+    """Commit of the same month's listing that reverts this one."""
+    also: list[str]
+    """Later commits of the same number."""
+
+
+class CandidatePR(Record):
+    """A pull request that may be performance work."""
+
+    signals: list[str]
+    score: float
+    patch_sha256: str
+    """Blob of the diff from base to merge commit."""
+    patch_tokens: int
+    core_files: list[str]
+    """Changed files outside tests, documentation, benchmarks and continuous integration."""
+
+
+Category = Literal[
+    "use_better_algorithm",
+    "use_better_data_structure_and_layout",
+    "use_lower_level_system",
+    "accept_less_precise_solution",
+    "use_parallelization",
+    "remove_or_reduce_work",
+    "cache_and_reuse",
+    "do_it_earlier_batch_throttle",
+    "scale_platform",
+    "database_and_storage_tuning",
+    "micro_optimizations",
+    "io_and_latency_hiding",
+    "use_higher_level_system",
+    "uncategorized",
+]
+
+
+class Classification(Record):
+    """A judge's opinion of a candidate."""
+
+    is_performance: bool
+    category: Category
+    difficulty: Literal["easy", "medium", "hard"]
+    rationale: str
+    judge: str
+    prompt_version: str
+    tokens: int
+
+
+class EnvPayload(Record):
+    """Everything that decides an environment: interpreter and pins."""
+
+    python_version: str
+    """Series of the interpreter that is taken, as "3.11"."""
+    acceptable_pythons: list[str]
+    """Series in order of preference; the first one present is taken."""
+    interpreter_source: str
+    package_root: str
+    """Folder of the package's build files inside the repository, "." for its root."""
+    import_names: list[str]
+    """Top-level packages and modules that are the package under test, as far as the source tree tells."""
+    pins: list[str]
+    pins_base: list[str]
+    """Pins of the base side where one set cannot satisfy both, else empty."""
+    build_pins: list[str]
+    build_backend: str
+    build_environment_variables: list[str]
+    """`NAME=value` of the ASV matrix, set for build and measurement."""
+    cutoff: str
+    """Day before which every pinned release was uploaded; empty where `relaxed`."""
+    cutoff_rung: Literal["month_start", "merge_date", "relaxed"]
+    dropped: list[str]
+    sources: list[str]
+    """Where each requirement comes from, as "requirement <- place"."""
+    uv_version: str
+
+
+class Image(Record):
+    """A verified build of both sides."""
+
+    backend: Literal["local", "docker"]
+    base_digest: str
+    """Environment and base: what ships."""
+    measure_digest: str
+    """The same with head beside it: never ships."""
+    route: Literal["cache", "neighbour", "default", "llm"]
+    recipe_hash: str
+    """Blob of the recipe: both commits, interpreter, pins, suite."""
+    attempts: int
+    bytes: int
+    import_names: list[str]
+    base_import_path: str
+    head_import_path: str
+    base_version: str
+    head_version: str
+    pins_installed: int
+    benchmarks_discovered: int
+    suite_import_errors: list[str]
+    limits: list[str]
+    """Sandbox limits that held during the build."""
+
+
+class BenchmarkResult(Record):
+    """One benchmark at one stage of a measurement."""
+
+    benchmark: str
+    kind: str
+    stage: Literal["screen", "confirm", "control"]
+    mode: str
+    status: str
+    detail: str
+    number: int
+    rounds: int
+    speedup: float | None
+    """Base time over head time: above 1 is faster."""
+    ci_low: float | None
+    ci_high: float | None
+    base_seconds: float | None
+    head_seconds: float | None
+    wall_speedup: float | None
+    decision: str
+
+
+class SpeedupMeasurement(Record):
+    """What measuring both sides of a pull request came to."""
+
+    verdict: Literal["faster", "not_faster", "slower", "undecided"]
+    benchmark: str | None
+    """The confirmed one with the largest lower bound."""
+    speedup: float | None
+    ci_low: float | None
+    """What the gate reads; simultaneous over all benchmarks kept and all looks."""
+    ci_high: float | None
+    regressions: list[str]
+    screened: int
+    kept: int
+    confirmed: int
+    controls: int
+    controls_passed: int
+    tests_before: str
+    tests_after: str
+    environment_differs: bool
+    recipe_hash: str
+    raw_sha256: str
+    """Blob of every raw sample, from which the verdict can be computed again."""
+    machine: str
+    load_before: float
+    load_after: float
+    limits: list[str]
+    results: list[BenchmarkResult]
+
+
+class ProblemStatement(Record):
+    """What an agent is told, from what stood before the fix."""
+
+    statement: str
+    sources: list[str]
+    parts: list[str]
+    fidelity: float
+    """Share of extracted sentences that stand in their source: 1.0, or the row is no row."""
+    removed: list[str]
+    """Sentences that were left out because they tell the fix."""
+
+
+class PublishedRelease(Record):
+    """One verified pull request in a release."""
+
+    released: bool
+    publishable: bool
+    release_version: str
+    published_at: datetime
+
+
+class BenchmarkResultRow(BenchmarkResult):
+    """A row of the side table `benchmark_results`."""
+
+    pr_id: str
+
+
+IDENTITY_COLUMNS = ("repo", "pr_id")
+OUTCOME_SCHEMA: dict[str, pl.DataType] = {
+    "status": pl.String(),
+    "reason": pl.String(),
+    "detail": pl.String(),
+    "fingerprint": pl.String(),
+    "run_id": pl.String(),
+    "recorded_at": pl.Datetime("us", "UTC"),
+    "seconds": pl.Float64(),
+    "cost_usd": pl.Float64(),
+}
+# What says when and how a row came about, not what it says: outside the data version, or every run would look new.
+VOLATILE_COLUMNS = ("fingerprint", "detail", "run_id", "recorded_at", "seconds", "cost_usd")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its record class, the table whose `done` rows it answers, and a side table if it has one."""
+
+    name: str
+    record: type[Record]
+    previous: str | None
+    side_field: str | None = None
+    """A list field of the record that is written as a table of its own instead."""
+    side_name: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the column that identifies a row."""
+        return "repo" if self.previous is None else "pr_id"
+
+    def fields(self) -> dict[str, Any]:
+        """Field names and annotations that become columns."""
+        hints = typing.get_type_hints(self.record)
+        return {name: hints[name] for name in self.record.model_fields if name != self.side_field}
+
+    def schema(self) -> dict[str, pl.DataType]:
+        """Polars schema of the whole table: identity, record, outcome."""
+        columns: dict[str, pl.DataType] = {self.key: pl.String()}
+        columns |= {name: polars_type(annotation) for name, annotation in self.fields().items()}
+        return columns | OUTCOME_SCHEMA
+
+    def schema_hash(self) -> str:
+        """Hash that changes with any column's name, order or type."""
+        return schema_hash(self.schema())
+
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        Table("repositories", Repository, None),
+        Table("pull_requests", PullRequest, "repositories"),
+        Table("candidate_prs", CandidatePR, "pull_requests"),
+        Table("classifications", Classification, "candidate_prs"),
+        Table("env_payloads", EnvPayload, "classifications"),
+        Table("images", Image, "env_payloads"),
+        Table(
+            "speedup_measurements", SpeedupMeasurement, "images", side_field="results", side_name="benchmark_results"
+        ),
+        Table("problem_statements", ProblemStatement, "speedup_measurements"),
+        Table("published_release", PublishedRelease, "problem_statements"),
+    )
+}
+SIDE_SCHEMAS: dict[str, dict[str, pl.DataType]] = {}
+
+
+def before(name: str) -> list[str]:
+    """Names of the tables before a table, first one first."""
+    chain: list[str] = []
+    previous = TABLES[name].previous
+    while previous is not None:
+        chain.insert(0, previous)
+        previous = TABLES[previous].previous
+    return chain
+
+
+def owner_of(field: str, asset: str) -> str:
+    """Name of the table before `asset` that has a record field.
+
+    Raises:
+        KeyError: no table before `asset` has it.
+    """
+    for name in before(asset):
+        if field in TABLES[name].record.model_fields or field == TABLES[name].key:
+            return name
+    raise KeyError(f"no table before {asset} has a field {field!r}")
+
+
+def polars_type(annotation: Any) -> pl.DataType:
+    """Polars type of a record field's annotation.
+
+    Raises:
+        TypeError: the annotation has no counterpart.
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return polars_type(inner)
+    if origin is Literal:
+        return pl.String()
+    if origin is list:
+        return pl.List(polars_type(arguments[0]))
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        hints = typing.get_type_hints(annotation)
+        return pl.Struct({name: polars_type(hints[name]) for name in annotation.model_fields})
+    plain: dict[Any, pl.DataType] = {
+        str: pl.String(),
+        int: pl.Int64(),
+        float: pl.Float64(),
+        bool: pl.Boolean(),
+        datetime: pl.Datetime("us", "UTC"),
+    }
+    if annotation not in plain:
+        raise TypeError(f"no column type for {annotation!r}")
+    return plain[annotation]
+
+
+def record_schema(record: type[Record]) -> dict[str, pl.DataType]:
+    """Polars schema of a record class alone."""
+    hints = typing.get_type_hints(record)
+    return {name: polars_type(hints[name]) for name in record.model_fields}
+
+
+def schema_hash(schema: dict[str, pl.DataType]) -> str:
+    """Short hash of a schema, kept in the Parquet file's metadata."""
+    text = json.dumps([(name, str(dtype)) for name, dtype in schema.items()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+SIDE_SCHEMAS["benchmark_results"] = record_schema(BenchmarkResultRow)
