@@ -56,7 +56,7 @@ class Repository(Record):
 
 
 class FileChange(Record):
-    """One path that a pull request changes. Binary files count 0 lines. Bytes that are no UTF-8 stand as `\\xNN`."""
+    r"""One path that a pull request changes. Binary files count 0 lines. Bytes that are no UTF-8 stand as `\xNN`."""
 
     path: str
     additions: int
@@ -140,13 +140,12 @@ class EnvPayload(Record):
     interpreter_source: str
     package_root: str
     """Folder of the package's build files inside the repository, "." for its root."""
-    import_names: list[str]
-    """Top-level packages and modules that are the package under test, as far as the source tree tells."""
+    distribution: str
+    """Name of the package under test as its metadata has it; never among its own pins."""
     pins: list[str]
     pins_base: list[str]
     """Pins of the base side where one set cannot satisfy both, else empty."""
     build_pins: list[str]
-    build_backend: str
     build_environment_variables: list[str]
     """`NAME=value` of the ASV matrix, set for build and measurement."""
     cutoff: str
@@ -220,8 +219,9 @@ class SpeedupMeasurement(Record):
     confirmed: int
     controls: int
     controls_passed: int
-    tests_before: str
-    tests_after: str
+    tests_before: str | None
+    """None: no tests were run."""
+    tests_after: str | None
     environment_differs: bool
     recipe_hash: str
     raw_sha256: str
@@ -265,6 +265,7 @@ OUTCOME_SCHEMA: dict[str, pl.DataType] = {
     "status": pl.String(),
     "reason": pl.String(),
     "detail": pl.String(),
+    "infrastructure": pl.Boolean(),
     "fingerprint": pl.String(),
     "run_id": pl.String(),
     "recorded_at": pl.Datetime("us", "UTC"),
@@ -322,6 +323,13 @@ TABLES: dict[str, Table] = {
         Table("problem_statements", ProblemStatement, "speedup_measurements"),
         Table("published_release", PublishedRelease, "problem_statements"),
     )
+}
+PHASES = {
+    "discover": ["repositories", "pull_requests", "candidate_prs"],
+    "judge": ["classifications"],
+    "build": ["env_payloads", "images"],
+    "verify": ["speedup_measurements"],
+    "ship": ["problem_statements", "published_release"],
 }
 SIDE_SCHEMAS: dict[str, dict[str, pl.DataType]] = {}
 

@@ -90,9 +90,10 @@ class Ledger:
             if version is None:
                 connection.execute(sa.insert(_schema).values(version=SCHEMA_VERSION))
             elif version != SCHEMA_VERSION:
+                place = self._engine.url.render_as_string(hide_password=True)
                 raise LedgerError(
-                    f"the ledger {self._engine.url.render_as_string(hide_password=True)} has schema {version}, this formulamine reads "
-                    f"{SCHEMA_VERSION}: use the formulamine that wrote it, or another FORMULAMINE_HOME"
+                    f"the ledger {place} has schema {version}, this formulamine reads {SCHEMA_VERSION}: "
+                    "use the formulamine that wrote it, or another FORMULAMINE_HOME"
                 )
 
     def find(self, step: str, fingerprints: Mapping[str, str]) -> dict[str, Entry]:

@@ -1,0 +1,345 @@
+"""The command line, thin: arguments in, one call, one line or table out, an exit code.
+
+Exit codes: 0 done, 1 could not finish, 2 refused before anything started, 130 interrupted. Heavy imports happen inside
+commands, so that help and questions answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from formulamine.settings import Settings, SettingsError
+
+DONE, COULD_NOT_FINISH, REFUSED, INTERRUPTED = 0, 1, 2, 130
+SELECTABLE = "asset or phase names by comma, as `candidate_prs,classifications`"
+
+
+def refuse(message: object, code: int = REFUSED) -> NoReturn:
+    """End with one line."""
+    click.echo("formulamine: " + " ".join(str(message).split()), err=True)
+    sys.exit(code)
+
+
+class Commands(click.Group):
+    """Turns known faults into one line and an exit code; unknown ones keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            refuse(error)
+        except KeyboardInterrupt:
+            refuse("interrupted: the same command carries on from here", INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="formulamine")
+def main() -> None:
+    """Public Python repositories in, a benchmark of verified performance work out, one month at a time."""
+
+
+def month_argument(_: click.Context, __: click.Parameter, value: str) -> str:
+    """A month that is over."""
+    from formulamine.discover.months import MonthError, parse_month
+
+    try:
+        return parse_month(value, datetime.now(UTC))
+    except MonthError as error:
+        refuse(error)
+
+
+def backend_option(_: click.Context, __: click.Parameter, value: str) -> str:
+    """A backend that exists."""
+    if value != "local":
+        refuse(f"backend {value} does not exist yet: leave --backend out, or say local")
+    return value
+
+
+takes_month = click.argument("month", callback=month_argument)
+takes_backend = click.option(
+    "--backend", type=click.Choice(["local", "docker"]), default="local", callback=backend_option,
+    help="Where code is built and measured (docker: not yet).",
+)  # fmt: skip
+takes_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+@main.command()
+@takes_month
+@click.option(
+    "--repo", "repos", multiple=True, metavar="[OWNER/NAME=]PATH_OR_URL", help="Add a repository; repeatable."
+)
+@click.option("--repositories", "file", type=click.Path(path_type=Path), help="Add the repositories of a TOML file.")
+@click.option("--source", type=click.Choice(["git", "github"]), default="git", help="Where pull requests come from.")
+@click.option("--select", metavar="ASSETS", help=f"Only these: {SELECTABLE}.")
+@click.option("--limit", type=click.IntRange(min=0), help="Compute at most N new items an asset.")
+@takes_backend
+@click.option("--trust", is_flag=True, help="Accept sandbox limits that this machine cannot enforce.")
+@click.option("--force", is_flag=True, help="Compute again what is known.")
+@click.option("--refresh", is_flag=True, help="Ask the sources of repositories again.")
+@click.option("--partial", is_flag=True, help="Release although items are open, and list them.")
+def month(
+    month: str,
+    repos: tuple[str, ...],
+    file: Path | None,
+    source: str,
+    select: str | None,
+    limit: int | None,
+    backend: str,
+    trust: bool,
+    force: bool,
+    refresh: bool,
+    partial: bool,
+) -> None:
+    """Carry a month (2024-02) from repositories to a release."""
+    from formulamine.services.store import LockHeld, exclusive
+
+    if source != "git":
+        refuse("source github does not exist yet: leave --source out")
+    settings = Settings()
+    assets = selected(select)
+    click.echo(f"state is in {settings.home}", err=True)
+    register(settings, repos, file)
+    options: dict[str, Any] = {
+        "limit": limit, "force": force, "refresh": refresh, "partial": partial, "trust": trust, "backend": backend,
+    }  # fmt: skip
+    lock = settings.home / "locks" / f"month-{month}.lock"
+    try:
+        with exclusive(lock, f"a run of {month}"):
+            pass  # said early and in one line; the run itself takes it again and keeps it
+    except LockHeld as error:
+        refuse(error, COULD_NOT_FINISH)
+    except OSError as error:
+        refuse(disk_fault(error, settings), COULD_NOT_FINISH)
+    from formulamine.month import show_progress
+
+    show_progress()
+    run_or_refuse(settings, "month", month, assets, options)
+    show_funnel(settings, month)
+    folder = settings.home / "release" / month
+    if assets is None and folder.exists():
+        click.echo(f"\nrelease: {folder}")
+
+
+@main.command()
+@takes_month
+@takes_backend
+@takes_json
+def funnel(month: str, backend: str, as_json: bool) -> None:
+    """How many came how far, why the rest stopped, cost, time."""
+    from formulamine import lineage
+    from formulamine.services.store import StoreError, Tables
+
+    tables = Tables(Settings().home / "tables")
+    try:
+        counts = lineage.funnel(month, tables)
+    except (lineage.UnknownMonth, StoreError) as error:
+        refuse(error, COULD_NOT_FINISH)
+    if as_json:
+        click.echo(lineage.to_json({"month": month, "assets": [asdict(one) for one in counts]}))
+    else:
+        click.echo(lineage.render_funnel(month, counts))
+
+
+@main.command(name="lineage")
+@click.argument("pull_request", metavar="OWNER/NAME#123")
+@takes_backend
+@takes_json
+def lineage_command(pull_request: str, backend: str, as_json: bool) -> None:
+    """The story of one pull request."""
+    from formulamine import lineage
+    from formulamine.services.store import StoreError, Tables
+
+    repo, hash_sign, number = pull_request.partition("#")
+    if not hash_sign or repo.count("/") != 1 or not number.isdecimal():
+        refuse(f"{pull_request!r} names no pull request: write OWNER/NAME#123")
+    try:
+        found, story = lineage.trace(f"{repo.replace('/', '__')}-{number}", Tables(Settings().home / "tables"))
+    except (lineage.UnknownPullRequest, StoreError) as error:
+        refuse(error, COULD_NOT_FINISH)
+    if as_json:
+        click.echo(lineage.to_json({"pull_request": pull_request, "month": found, "assets": story}))
+    else:
+        click.echo(lineage.render_trace(found, story))
+
+
+@main.command()
+@takes_month
+@takes_backend
+@takes_json
+def check(month: str, backend: str, as_json: bool) -> None:
+    """Run the asset checks of a month; exit 1 if a blocking one fails."""
+    from formulamine import lineage
+    from formulamine.services.store import Tables
+
+    settings = Settings()
+    try:
+        lineage.funnel(month, Tables(settings.home / "tables"))
+    except lineage.UnknownMonth as error:
+        refuse(error, COULD_NOT_FINISH)
+    evaluations = run_or_refuse(settings, "gates", month, None, {"backend": backend}, checks=True)
+    rows = [
+        {
+            "asset": one.asset_key.to_user_string(),
+            "check": one.check_name,
+            "passed": one.passed,
+            "blocking": one.severity.value == "ERROR",
+            "detail": str(one.metadata["detail"].value),
+        }
+        for one in evaluations
+    ]
+    failed = [row for row in rows if not row["passed"] and row["blocking"]]
+    if as_json:
+        click.echo(lineage.to_json({"month": month, "passed": not failed, "checks": rows}))
+    else:
+        for row in rows:
+            word = "ok" if row["passed"] else ("FAILED" if row["blocking"] else "warning")
+            click.echo(f"{word:<8} {row['asset']}.{row['check']}: {row['detail']}")
+    sys.exit(COULD_NOT_FINISH if failed else DONE)
+
+
+@main.group()
+def repositories() -> None:
+    """The registry of repositories kept in FORMULAMINE_HOME."""
+
+
+@repositories.command(name="add")
+@click.argument("repos", nargs=-1, required=True, metavar="[OWNER/NAME=]PATH_OR_URL...")
+def add(repos: tuple[str, ...]) -> None:
+    """Add repositories."""
+    register(Settings(), repos, None)
+
+
+@repositories.command(name="remove")
+@click.argument("name", metavar="OWNER/NAME")
+def remove(name: str) -> None:
+    """Hide a repository; what is known of it stays."""
+    from formulamine.discover.registry import Registry, RegistryError
+
+    try:
+        Registry(Settings().home / "repositories.toml").remove(name)
+    except RegistryError as error:
+        refuse(error)
+
+
+@repositories.command(name="list")
+@takes_json
+def list_repositories(as_json: bool) -> None:
+    """List the repositories that months cover."""
+    from formulamine.discover.registry import Registry, RegistryError
+    from formulamine.lineage import to_json
+
+    try:
+        entries = Registry(Settings().home / "repositories.toml").visible()
+    except RegistryError as error:
+        refuse(error)
+    if as_json:
+        click.echo(to_json({"repositories": [{"name": one.name, "source": one.source} for one in entries]}))
+    else:
+        for one in entries:
+            click.echo(f"{one.name}  {one.source}")
+
+
+@main.command()
+@click.option("--port", default=3000, help="Port of the UI on 127.0.0.1.")
+def dev(port: int) -> None:
+    """Start the Dagster UI; it has no login, so it listens on this machine alone."""
+    import os
+
+    from formulamine.month import TOP, seed_dagster_home
+
+    settings = Settings()
+    seed_dagster_home(settings)
+    os.environ["FORMULAMINE_HOME"] = str(settings.home)
+    click.echo(f"state is in {settings.home}; the UI opens at http://127.0.0.1:{port}/asset-groups", err=True)
+    dagster = Path(sys.executable).with_name("dagster")
+    os.execv(dagster, [str(dagster), "dev", "-h", "127.0.0.1", "-p", str(port), "-w", str(TOP / "workspace.yaml")])
+
+
+def selected(select: str | None) -> list[str] | None:
+    """Asset names of `--select`, phases replaced by their assets; None for all."""
+    if select is None:
+        return None
+    from formulamine.tables import PHASES, TABLES
+
+    names: list[str] = []
+    for word in filter(None, (part.strip() for part in select.split(","))):
+        names += PHASES.get(word, [word])
+    unknown = [name for name in names if name not in TABLES]
+    if unknown or not names:
+        refuse(f"--select {select!r}: no asset {', '.join(unknown)}; there are {', '.join(TABLES)}")
+    return list(dict.fromkeys(names))
+
+
+def register(settings: Settings, repos: tuple[str, ...], file: Path | None) -> None:
+    """Add repositories to the registry, or end with exit code 2 where one cannot be, or none is there at all."""
+    from formulamine.discover.registry import Registry, RegistryError, load_file, parse_repo_argument
+    from formulamine.services.git import Git
+    from formulamine.services.git_process import GitError
+
+    git = Git(settings.home / "mirrors")
+    registry = Registry(settings.home / "repositories.toml")
+    try:
+        added = [parse_repo_argument(text, git) for text in repos] + (load_file(file, git) if file else [])
+        known = registry.visible()
+        if not added and not known:
+            refuse("no repository is registered: name one with --repo [OWNER/NAME=]PATH_OR_URL")
+        if added:
+            registry.add(added)
+    except (RegistryError, GitError) as error:
+        refuse(error)
+    except OSError as error:
+        refuse(disk_fault(error, settings), COULD_NOT_FINISH)
+
+
+def run_or_refuse(
+    settings: Settings, job: str, month: str, assets: list[str] | None, options: dict[str, Any], *, checks: bool = False
+) -> list[Any]:
+    """Run a job, or end with one line and exit code 1 where it cannot finish."""
+    import sqlalchemy.exc
+    from dagster import DagsterError
+
+    from formulamine.discover.registry import RegistryError
+    from formulamine.items import Cancelled
+    from formulamine.month import run_job
+    from formulamine.services.git_process import GitError
+    from formulamine.services.ledger import LedgerError
+    from formulamine.services.store import LockHeld, StoreError
+    from formulamine.ship.assets import ReleaseRefused
+
+    try:
+        return run_job(settings, job, month, assets, options)
+    except (LockHeld, StoreError, LedgerError, ReleaseRefused, GitError, RegistryError) as error:
+        refuse(error, COULD_NOT_FINISH)
+    except Cancelled:
+        refuse("interrupted: the same command carries on from here", INTERRUPTED)
+    except (OSError, sqlite3.OperationalError, sqlalchemy.exc.OperationalError) as error:
+        refuse(disk_fault(error, settings), COULD_NOT_FINISH)
+    except DagsterError as error:
+        refuse(error, COULD_NOT_FINISH)
+
+
+def disk_fault(error: Exception, settings: Settings) -> str:
+    """A full disk in one line; any other fault of the system as it is."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "disk is full" in str(error) or "No space left" in str(error):
+        return f"the disk of {settings.home} is full: free some space and run the same command again"
+    if isinstance(error, OSError):
+        return f"{error}: mend that and run the same command again"
+    raise error
+
+
+def show_funnel(settings: Settings, month: str) -> None:
+    """The funnel of a month, for a person."""
+    from formulamine import lineage
+    from formulamine.services.store import Tables
+
+    click.echo("\n" + lineage.render_funnel(month, lineage.funnel(month, Tables(settings.home / "tables"))))

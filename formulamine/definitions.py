@@ -1,0 +1,47 @@
+"""What Dagster loads: every phase's assets and checks, and the jobs over them."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+import formulamine.build.assets
+import formulamine.discover.assets
+import formulamine.judge.assets
+import formulamine.ship.assets
+import formulamine.verify.assets
+from formulamine.orchestration import CHECKS_JOB, MonthRun
+
+MONTH_JOB = "month"
+PHASES = (
+    formulamine.discover.assets,
+    formulamine.judge.assets,
+    formulamine.build.assets,
+    formulamine.verify.assets,
+    formulamine.ship.assets,
+)
+
+
+def build(run: MonthRun | None = None) -> dg.Definitions:
+    """The definitions that command line and UI load.
+
+    Args:
+        run: stands in for the resource of a run, in tests.
+    """
+    assets = [asset for phase in PHASES for asset in phase.ASSETS]
+    checks = [check for phase in PHASES for check in phase.CHECKS]
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=checks,
+        resources={"run": run or MonthRun()},
+        # One process: a multiprocess step costs 7 s, and the work is done by threads and sandboxes of its own.
+        executor=dg.in_process_executor,
+        jobs=[
+            dg.define_asset_job(MONTH_JOB, dg.AssetSelection.all(), description="A whole month, with its checks."),
+            dg.define_asset_job(
+                CHECKS_JOB, dg.AssetSelection.all_asset_checks(), description="The checks of a month alone."
+            ),
+        ],
+    )
+
+
+defs = build()

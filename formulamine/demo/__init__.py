@@ -1,0 +1,1 @@
+"""A sample repository, made by code, whose merged changes exercise every gate of the pipeline."""

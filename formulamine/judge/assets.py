@@ -1,0 +1,75 @@
+"""Dagster asset and checks of the judge: classifications."""
+
+from functools import partial
+
+import dagster as dg
+import polars as pl
+
+from formulamine.checks import done_rows, read_table, well_formed
+from formulamine.items import Outcome, Step
+from formulamine.judge.rules import RULES_FILE, JudgeInput, JudgeReason, judge
+from formulamine.orchestration import Found, MonthRun, advance_month, month_asset, month_check
+from formulamine.services.container import Services
+
+CLASSIFICATIONS_VERSION = "1"
+MOST_UNDECIDED = 0.05  # share; FACTS: errors recorded as "no" lost 1% of real ones elsewhere
+
+
+def classifications_step(services: Services) -> Step[JudgeInput]:
+    """Judge candidates by rules."""
+
+    def run(item: JudgeInput) -> Outcome:
+        return judge(item, services.blobs.get(item.patch_sha256))
+
+    return Step(
+        asset="classifications",
+        version=CLASSIFICATIONS_VERSION,
+        reads=JudgeInput,
+        run=run,
+        reasons=JudgeReason,
+        sources=("formulamine.judge.rules", "formulamine.discover.diff"),
+        data_files=(RULES_FILE,),
+        workers=services.settings.workers.judge_workers,
+    )
+
+
+@month_asset(
+    "classifications",
+    JudgeInput,
+    version=CLASSIFICATIONS_VERSION,
+    group="judge",
+    description="Which candidates are performance work, of which kind, and why the judge thinks so.",
+)
+def classifications(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Judged candidates."""
+    return advance_month(context, run, classifications_step(run.services))
+
+
+def no_error_is_a_no(month: str, services: Services) -> Found:
+    """Whoever is turned away was judged: it has a rationale and a judge, and was not merely an error."""
+    frame = read_table("classifications", month, services)
+    away = frame.filter(pl.col("reason") == JudgeReason.NOT_PERFORMANCE)
+    bad = away.filter(pl.col("is_performance").fill_null(True) | pl.col("rationale").is_null())
+    yes = done_rows("classifications", month, services).filter(~pl.col("is_performance"))
+    wrong = [f"{key} was turned away without a judgement" for key in bad["pr_id"].to_list()]
+    wrong += [f"{key} goes on although the judge said no" for key in yes["pr_id"].to_list()]
+    return Found.of(wrong, fine=f"{away.height} turned away, each with a rationale")
+
+
+def undecided(month: str, services: Services) -> Found:
+    """Few candidates are left undecided."""
+    frame = read_table("classifications", month, services)
+    open_ = frame.filter((pl.col("reason") == JudgeReason.UNDECIDED) | (pl.col("status") == "deferred")).height
+    share = open_ / frame.height if frame.height else 0.0
+    return Found(share <= MOST_UNDECIDED, f"{open_} of {frame.height} undecided", True)
+
+
+ASSETS = [classifications]
+CHECKS = [
+    month_check(
+        "classifications", "well_formed", partial(well_formed, "classifications", JudgeReason),
+        "One row per candidate, with a known status and reason.",
+    ),
+    month_check("classifications", "no_error_is_a_no", no_error_is_a_no, 'No error stands as "no".'),
+    month_check("classifications", "undecided", undecided, "The share of undecided ones is small.", warns=True),
+]  # fmt: skip

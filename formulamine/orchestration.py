@@ -1,0 +1,203 @@
+"""What every phase's `assets.py` shares: the resource of a run, and the way from a step to a Dagster asset.
+
+Here belongs the translation between plain steps and Dagster. What a step does is in its phase; joining, advancing and
+projecting are in `pipeline.py`.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dagster as dg
+import polars as pl
+from pydantic import Field, PrivateAttr
+
+from formulamine.items import RunOptions, Step
+from formulamine.partitions import MONTHS
+from formulamine.pipeline import Materialized, inputs, joined, materialize
+from formulamine.services.container import Services
+from formulamine.services.store import exclusive
+from formulamine.settings import Settings
+from formulamine.tables import TABLES, Record, Status, before, owner_of
+
+CHECKS_JOB = "gates"
+PREVIEW_ROWS = 10
+PREVIEW_COLUMNS = ("repo", "pr_id", "title", "status", "reason", "detail")
+In = TypeVar("In", bound=Record)
+log = logging.getLogger("formulamine")
+
+
+class MonthRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic only in Dagster's own stubs
+    """One run of a month: its options, its services, and the lock that no second run of the month gets."""
+
+    limit: int | None = Field(
+        default=None, description="compute at most so many new items an asset; the rest are deferred"
+    )
+    force: bool = Field(default=False, description="compute again what the ledger knows")
+    refresh: bool = Field(default=False, description="ask the sources of repositories again, of closed months too")
+    partial: bool = Field(default=False, description="release although items are open, and list them")
+    trust: bool = Field(default=False, description="accept sandbox limits that this machine cannot enforce")
+    backend: str = Field(default="local", description="where code is built and measured")
+
+    _services: Services | None = PrivateAttr(None)
+    _options: RunOptions | None = PrivateAttr(None)
+
+    @contextlib.contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["MonthRun"]:
+        """Open services for one run; a run of assets holds the month's lock until its end."""
+        from formulamine.demo.sample import commit_ids
+
+        settings = Settings()
+        services = Services(settings, trust=self.trust, is_ours=lambda commit: commit in commit_ids())
+        run = context.run
+        assert run is not None
+        self._services = services
+        self._options = RunOptions(run.run_id, self.limit, self.force)
+        month = run.tags.get("dagster/partition", "")
+        checks_only = run.job_name == CHECKS_JOB
+        with contextlib.nullcontext() if checks_only else exclusive(month_lock(settings, month), f"a run of {month}"):
+            try:
+                yield self
+            finally:
+                services.cancelled.set()  # whatever still runs in the background ends with the run
+                services.ledger.close()
+
+    @property
+    def services(self) -> Services:
+        """Services of this run."""
+        assert self._services is not None
+        return self._services
+
+    @property
+    def options(self) -> RunOptions:
+        """How this run treats items."""
+        assert self._options is not None
+        return self._options
+
+
+def month_lock(settings: Settings, month: str) -> Path:
+    """Lock file of a month's runs."""
+    return settings.home / "locks" / f"month-{month}.lock"
+
+
+def month_asset(asset: str, reads: type[Record], *, version: str, group: str, description: str) -> Callable[..., Any]:
+    """Decorator of a month's asset; every table whose fields its step reads is a declared dependency."""
+    names = {TABLES[asset].previous} | {owner_of(field, asset) for field in reads.model_fields if before(asset)}
+    return dg.asset(
+        name=asset,
+        partitions_def=MONTHS,
+        deps=sorted(name for name in names if name),
+        group_name=group,
+        code_version=version,
+        description=description,
+        kinds={"python", "parquet"},
+    )
+
+
+def advance_month(context: dg.AssetExecutionContext, run: MonthRun, step: Step[In]) -> dg.MaterializeResult[Any]:
+    """Carry a month's rows one step."""
+    rows = joined(step.asset, context.partition_key, run.services.tables)
+    return materialize_items(context, run, step, inputs(step, rows, context.partition_key))
+
+
+def materialize_items(
+    context: dg.AssetExecutionContext, run: MonthRun, step: Step[In], items: Sequence[tuple[str, In]]
+) -> dg.MaterializeResult[Any]:
+    """Advance items, write the table, and tell Dagster what came out."""
+    made = write_items(context.partition_key, run, step, items, run.options)
+    return result(step.asset, context.partition_key, run, made)
+
+
+def write_items(
+    month: str, run: MonthRun, step: Step[In], items: Sequence[tuple[str, In]], options: RunOptions
+) -> Materialized:
+    """Advance items and write the table."""
+    services = run.services
+    made = materialize(
+        step, items, month, tables=services.tables, ledger=services.ledger, options=options,
+        cancelled=services.cancelled, log=log,
+    )  # fmt: skip
+    ended = ", ".join(f"{count} {name}" for name, count in made.tally.reasons.most_common()) or "nothing to do"
+    log.info("%s: %s (%d reused, %d computed)", step.asset, ended, made.tally.reused, made.tally.computed)
+    return made
+
+
+def result(asset: str, month: str, run: MonthRun, made: Materialized) -> dg.MaterializeResult[Any]:
+    """Metadata and data version of a table that was just written."""
+    frame = made.frame
+    counts = frame.group_by("status", "reason").len().sort("status", "reason").to_dicts()
+    metadata: dict[str, Any] = {
+        "dagster/row_count": frame.height,
+        "done": frame.filter(pl.col("status") == Status.DONE).height,
+        "reused": made.tally.reused,
+        "computed": made.tally.computed,
+        "seconds": float(frame["seconds"].sum()),
+        "cost_usd": float(frame["cost_usd"].sum()),
+        "outcomes": dg.MetadataValue.md(
+            markdown_table(["status", "reason", "rows"], [[c["status"], c["reason"] or "", c["len"]] for c in counts])
+        ),
+        "preview": dg.MetadataValue.md(preview(frame)),
+        "table": dg.MetadataValue.path(run.services.tables.path(asset, month)),
+        "dagster/column_schema": dg.TableSchema(
+            columns=[dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
+        ),
+    }
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(made.data_version))
+
+
+def preview(frame: pl.DataFrame) -> str:
+    """A few rows as Markdown."""
+    columns = [name for name in PREVIEW_COLUMNS if name in frame.columns]
+    rows = frame.select(columns).head(PREVIEW_ROWS).rows()
+    return markdown_table(columns, [[_cell(value) for value in row] for row in rows])
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else " ".join(str(value).split())
+    return (text[:77] + "..." if len(text) > 80 else text).replace("|", "\\|")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check found: whether the rule holds, and where it does not."""
+
+    passed: bool
+    detail: str
+    warn: bool = False
+
+    @classmethod
+    def of(cls, wrong: Sequence[str], *, fine: str, warn: bool = False) -> "Found":
+        """Passed where nothing is wrong."""
+        return cls(not wrong, "; ".join(wrong[:20]) if wrong else fine, warn)
+
+
+CheckBody = Callable[[str, Services], Found]
+
+
+def month_check(asset: str, name: str, body: CheckBody, description: str, *, warns: bool = False) -> Any:
+    """An asset check of one month; blocking unless it warns."""
+
+    def check(context: dg.AssetCheckExecutionContext, run: MonthRun) -> dg.AssetCheckResult:
+        month = context.run.tags["dagster/partition"]
+        found = body(month, run.services)
+        severity = dg.AssetCheckSeverity.WARN if warns or found.warn else dg.AssetCheckSeverity.ERROR
+        if not found.passed:
+            log.warning("%s.%s: %s", asset, name, found.detail)
+        return dg.AssetCheckResult(passed=found.passed, severity=severity, metadata={"detail": found.detail})
+
+    with warnings.catch_warnings():
+        # Partitioned checks are a preview feature; dagster is pinned for it, and says so once a check otherwise.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.asset_check(
+            asset=asset, name=name, partitions_def=MONTHS, blocking=not warns, description=description
+        )(check)

@@ -1,0 +1,59 @@
+"""Everything a month needs of the outside world, made once for a run.
+
+Here belongs putting services together from settings. No service is opened before it is used, and none knows a phase.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from formulamine.services.git import Git
+from formulamine.services.ledger import Ledger
+from formulamine.services.resolver import Resolver
+from formulamine.services.sandbox import Sandboxes
+from formulamine.services.store import Blobs, Tables
+from formulamine.settings import Settings
+
+
+@dataclass
+class Services:
+    """Services of one run. `cancelled` ends whatever any of them is doing."""
+
+    settings: Settings
+    trust: bool = False
+    is_ours: Callable[[str], bool] = lambda commit: False
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Outcomes of items."""
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        return Ledger(self.settings.ledger_url)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """Tables by month."""
+        return Tables(self.settings.home / "tables")
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        """Patches, recipes, logs and raw samples."""
+        return Blobs(self.settings.home / "blobs")
+
+    @cached_property
+    def git(self) -> Git:
+        """Mirrors."""
+        return Git(self.settings.home / "mirrors", self.cancelled)
+
+    @cached_property
+    def resolver(self) -> Resolver:
+        """Resolution by uv, and the interpreters on offer."""
+        return Resolver(self.settings.home / "cache" / "uv", self.cancelled)
+
+    @cached_property
+    def sandboxes(self) -> Sandboxes:
+        """Where foreign code runs."""
+        return Sandboxes(trust=self.trust, is_ours=self.is_ours, cancelled=self.cancelled)

@@ -1,0 +1,1 @@
+"""The measured speedup: the one arbiter of what gets released."""

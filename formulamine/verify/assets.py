@@ -1,0 +1,111 @@
+"""Dagster asset and checks of the measurement: speedup_measurements (and its side table benchmark_results)."""
+
+from functools import partial
+
+import dagster as dg
+import polars as pl
+
+from formulamine.build.assets import local_backend
+from formulamine.checks import done_rows, read_table, well_formed
+from formulamine.items import Step
+from formulamine.orchestration import Found, MonthRun, advance_month, month_asset, month_check
+from formulamine.services.container import Services
+from formulamine.verify import protocol
+from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, RawBlob, machine_class, record_of
+
+SPEEDUP_MEASUREMENTS_VERSION = "1"
+# Chance that a control passes, from the simulated rate of the protocol (FACTS: 0 of 4000 resamples; 3/4000 bounds it).
+CONTROL_RATE = 0.001
+IMPROBABLE = 0.01
+MODULES = "formulamine.verify."
+
+
+def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
+    """Measure built pull requests, one at a time."""
+    run = MeasureStep(
+        backend=local_backend(services),
+        sandboxes=services.sandboxes,
+        blobs=services.blobs,
+        settings=services.settings.measure,
+        lock=services.settings.home / "locks" / "measuring.lock",
+        cancelled=services.cancelled,
+    )
+    return Step(
+        asset="speedup_measurements",
+        version=SPEEDUP_MEASUREMENTS_VERSION,
+        reads=MeasureInput,
+        run=run,
+        reasons=MeasureReason,
+        sources=tuple(
+            MODULES + name for name in ("measure", "protocol", "lockstep", "side", "statistics", "harness")
+        ),
+        settings=(services.settings.measure,),
+        outside={"machine": machine_class(), "protocol": protocol.VERSION},
+        workers=1,  # one measurement at a time on a machine; the lock says so to other runs
+    )  # fmt: skip
+
+
+@month_asset(
+    "speedup_measurements",
+    MeasureInput,
+    version=SPEEDUP_MEASUREMENTS_VERSION,
+    group="verify",
+    description="The measured speedup of each pull request, by the repository's own benchmarks: the one arbiter.",
+)
+def speedup_measurements(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Measured pull requests."""
+    return advance_month(context, run, speedup_measurements_step(run.services))
+
+
+def verdicts_follow(month: str, services: Services) -> Found:
+    """Each verdict and interval is what the raw samples say."""
+    wrong = []
+    measured = read_table("speedup_measurements", month, services).filter(pl.col("raw_sha256").is_not_null())
+    for row in measured.to_dicts():
+        raw = RawBlob.model_validate_json(services.blobs.get(row["raw_sha256"]))
+        again = record_of(raw, services.settings.measure)
+        if raw.pr_id != row["pr_id"]:
+            wrong.append(f"{row['pr_id']} stands on the samples of {raw.pr_id}")
+        for name in ("verdict", "benchmark", "speedup", "ci_low", "ci_high", "regressions", "controls_passed"):
+            if getattr(again, name) != row[name]:
+                wrong.append(f"{row['pr_id']}: {name} is {row[name]}, raw samples say {getattr(again, name)}")
+    return Found.of(wrong, fine=f"{measured.height} verdicts recomputed")
+
+
+def gate_holds(month: str, services: Services) -> Found:
+    """What goes on is faster by estimate and by lower bound."""
+    limits = services.settings.measure
+    rows = done_rows("speedup_measurements", month, services)
+    bad = rows.filter(
+        (pl.col("verdict") != "faster")
+        | (pl.col("speedup").fill_null(0) < limits.min_speedup)
+        | (pl.col("ci_low").fill_null(0) < limits.min_lower_bound)
+    )
+    return Found.of(
+        [f"{key} is not faster by the gate" for key in bad["pr_id"].to_list()], fine=f"{rows.height} are faster"
+    )
+
+
+def controls_quiet(month: str, services: Services) -> Found:
+    """Controls of base against base find nothing. One that does warns; an improbable count blocks."""
+    frame = read_table("speedup_measurements", month, services)
+    controls, passed = int(frame["controls"].sum() or 0), int(frame["controls_passed"].sum() or 0)
+    if not passed:
+        return Found(True, f"{controls} controls, none passed")
+    from scipy.stats import binom
+
+    chance = float(binom.sf(passed - 1, controls, CONTROL_RATE))
+    detail = f"{passed} of {controls} controls passed; so many or more have a chance of {chance:.2g}"
+    return Found(False, detail, warn=chance >= IMPROBABLE)
+
+
+ASSETS = [speedup_measurements]
+CHECKS = [
+    month_check(
+        "speedup_measurements", "well_formed", partial(well_formed, "speedup_measurements", MeasureReason),
+        "One row per image, with a known status and reason.",
+    ),
+    month_check("speedup_measurements", "verdicts_follow", verdicts_follow, "Verdicts follow from raw samples."),
+    month_check("speedup_measurements", "gate_holds", gate_holds, "What goes on is faster by estimate and bound."),
+    month_check("speedup_measurements", "controls_quiet", controls_quiet, "A/A controls find nothing."),
+]  # fmt: skip

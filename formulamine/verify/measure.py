@@ -1,0 +1,213 @@
+"""The step of `speedup_measurements`: measure a built pull request and write down what came out.
+
+Here belongs what stands between a row and the protocol: building what is missing, starting both sides in the sandbox,
+one measurement at a time on a machine, the record. How a speedup is measured and judged is the protocol's matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import threading
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from formulamine.build.local import LocalBackend, Pair, Side
+from formulamine.build.reasons import BuildFailed
+from formulamine.build.recipe import Recipe
+from formulamine.items import Cancelled, Done, Failed, Outcome, Rejected
+from formulamine.services.resolver import IndexUnreachable
+from formulamine.services.sandbox import Command, NoSandbox, Running, Sandbox, Sandboxes
+from formulamine.services.store import Blobs, waiting
+from formulamine.settings import MeasureSettings
+from formulamine.tables import BenchmarkResult, Record, SpeedupMeasurement
+from formulamine.verify import protocol
+from formulamine.verify.side import HARNESS, HarnessConfig, Launch, Limits
+from formulamine.verify.side import Cancelled as MeasurementCancelled
+
+# One thread a side: what a machine's other cores do must not be part of a benchmark's CPU time.
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class MeasureReason(StrEnum):
+    """Verdicts other than faster, and why there is none."""
+
+    NOT_FASTER = "not_faster"
+    SLOWER = "slower"
+    UNDECIDED = "undecided"
+    BUILD_LOST = "build_lost"
+    INDEX_UNREACHABLE = "index_unreachable"
+    NO_SANDBOX = "no_sandbox"
+
+
+class MeasureInput(Record):
+    """Fields that a measurement reads. Of the build only its recipe, never a digest."""
+
+    pr_id: str
+    recipe_hash: str
+    import_names: list[str]
+    base_sha: str
+    merge_sha: str
+    backend: str
+
+
+class RawBlob(Record):
+    """Raw samples of a measurement and of its A/A control, as `protocol.RawMeasurement` writes them."""
+
+    pr_id: str
+    recipe_hash: str
+    measurement: str
+    control: str
+
+
+def machine_class() -> str:
+    """CPU model and cores: what a measurement depends on and does not travel with."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+@dataclass
+class MeasureStep:
+    """Measures pull requests on this machine, one at a time."""
+
+    backend: LocalBackend
+    sandboxes: Sandboxes
+    blobs: Blobs
+    settings: MeasureSettings
+    lock: Path
+    cancelled: threading.Event
+
+    def __call__(self, item: MeasureInput) -> Outcome:
+        """Measure one pull request."""
+        recipe = Recipe.model_validate_json(self.blobs.get(item.recipe_hash))
+
+        def sandbox() -> Sandbox:
+            return self.sandboxes.for_commits((item.base_sha, item.merge_sha))
+
+        try:
+            pair = self.backend.pair(recipe, sandbox)
+            with waiting(self.lock, self.cancelled):
+                return self._measure(item, pair, sandbox())
+        except BuildFailed as error:  # the trees are a cache; making one again should not fail where it once did not
+            return Failed(MeasureReason.BUILD_LOST, f"{error.reason}: {error}", infrastructure=True)
+        except IndexUnreachable as error:
+            return Failed(MeasureReason.INDEX_UNREACHABLE, f"the package index: {error}", infrastructure=True)
+        except NoSandbox as error:
+            return Failed(MeasureReason.NO_SANDBOX, str(error), infrastructure=True)
+        except MeasurementCancelled as error:
+            raise Cancelled(item.pr_id) from error
+
+    def _measure(self, item: MeasureInput, pair: Pair, sandbox: Sandbox) -> Outcome:
+        running: list[Running] = []
+        seed = int(hashlib.sha256(item.pr_id.encode()).hexdigest()[:8], 16)
+        limits = Limits(call_seconds=self.settings.benchmark_timeout_s, total_seconds=self.settings.measure_timeout_s)
+        load_before = os.getloadavg()[0]
+
+        def progress(stage: str, done: int, total: int) -> None:
+            _log.debug("%s: %s %d/%d", item.pr_id, stage, done, total)
+
+        try:
+            base = self._launch(pair, pair.base, item, seed, sandbox, running)
+            head = self._launch(pair, pair.head, item, seed, sandbox, running)
+            thresholds = (self.settings.min_speedup, self.settings.min_lower_bound)
+            measured = protocol.measure(
+                base, head, limits=limits, min_speedup=thresholds[0], min_lower_bound=thresholds[1],
+                cancelled=self.cancelled, progress=progress, seed=seed,
+            )  # fmt: skip
+            control = protocol.control(
+                base, cases=self.settings.control_cases, limits=limits, min_speedup=thresholds[0],
+                min_lower_bound=thresholds[1], cancelled=self.cancelled, progress=progress, seed=seed,
+            )  # fmt: skip
+        finally:
+            for one in running:
+                one.close()
+        raw = RawBlob(
+            pr_id=item.pr_id,
+            recipe_hash=item.recipe_hash,
+            measurement=measured.raw.to_json(),
+            control=control.raw.to_json(),
+        )
+        record = record_of(raw, self.settings).model_copy(
+            update={
+                "environment_differs": bool(pair.recipe.pins_base),
+                "raw_sha256": self.blobs.put(raw.model_dump_json().encode()),
+                "machine": machine_class(),
+                "load_before": load_before,
+                "load_after": os.getloadavg()[0],
+                "limits": sandbox.limits,
+            }
+        )
+        if record.verdict == "faster":
+            return Done(record)
+        verdict = measured.verdict
+        why = "; ".join(part for part in (verdict.reason, measured.raw.detail) if part)
+        return Rejected(MeasureReason(record.verdict), why, record)
+
+    def _launch(
+        self, pair: Pair, side: Side, item: MeasureInput, seed: int, sandbox: Sandbox, running: list[Running]
+    ) -> Launch:
+        """How the protocol starts a side, as often as it needs to."""
+        config = HarnessConfig(
+            suite_parent=str(pair.suite_parent),
+            suite=pair.suite,
+            site=str(side.site),
+            tools=str(pair.tools),
+            import_names=tuple(item.import_names),
+            seed=seed,
+        )
+        command = Command(
+            config.command(str(side.python), str(HARNESS)),
+            readable=(*side.readable, pair.suite_parent, pair.tools, HARNESS),
+            environment={**ONE_THREAD, **pair.recipe.environment_variables},
+            memory_mb=self.settings.measure_memory_mb,
+        )
+
+        def launch() -> subprocess.Popen[bytes]:
+            running.append(sandbox.start(command))
+            return running[-1].process
+
+        return launch
+
+
+def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
+    """What raw samples say, by the protocol alone: the step and the release's gate both ask here."""
+    thresholds = (settings.min_speedup, settings.min_lower_bound)
+    verdict = protocol.decide(protocol.RawMeasurement.from_json(raw.measurement), *thresholds)
+    control = protocol.decide(protocol.RawMeasurement.from_json(raw.control), *thresholds)
+    results = [BenchmarkResult.model_validate(vars(one)) for one in (*verdict.results, *control.results)]
+    controls = [one for one in control.results if one.rounds]
+    return SpeedupMeasurement(
+        verdict=verdict.verdict,
+        benchmark=verdict.benchmark or None,
+        speedup=verdict.speedup,
+        ci_low=verdict.ci_low,
+        ci_high=verdict.ci_high,
+        regressions=list(verdict.regressions),
+        screened=verdict.screened,
+        kept=verdict.kept,
+        confirmed=verdict.confirmed,
+        controls=len(controls),
+        controls_passed=sum(one.decision in ("faster", "slower") for one in controls),
+        tests_before=None,
+        tests_after=None,
+        environment_differs=False,
+        recipe_hash=raw.recipe_hash,
+        raw_sha256="",
+        machine="",
+        load_before=0.0,
+        load_after=0.0,
+        limits=[],
+        results=results,
+    )

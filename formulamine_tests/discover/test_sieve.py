@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from formulamine.discover.sieve import SieveInput, SieveReason, load_rules, sieve
+from formulamine.items import Done, Rejected
+from formulamine.settings import SieveSettings
+from formulamine.tables import CandidatePR, FileChange
+
+
+def patch_of(*files: tuple[str, str]) -> bytes:
+    """A patch of files, each a path and its lines, which start with `-`, `+` or a blank."""
+    parts = []
+    for path, text in files:
+        lines = text.splitlines()
+        before = sum(1 for line in lines if line[0] in " -")
+        after = sum(1 for line in lines if line[0] in " +")
+        parts.append(f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -1,{before} +1,{after} @@\n")
+        parts.append("".join(f"{line}\n" for line in lines))
+    return "".join(parts).encode()
+
+
+def run(
+    title: str, *files: tuple[str, str], body: str = "", author: str = "Ada", settings: SieveSettings | None = None
+) -> Done | Rejected:
+    changes = [
+        FileChange(path=path, additions=text.count("\n+") + 1, deletions=text.count("\n-")) for path, text in files
+    ]
+    pr = SieveInput(
+        pr_id="o__r-1",
+        repo="o/r",
+        base_sha="0" * 40,
+        merge_sha="1" * 40,
+        title=title,
+        body=body,
+        author=author,
+        is_bot=author.endswith("[bot]"),
+        files=changes,
+    )
+    return sieve(pr, patch_of(*files), load_rules(), settings or SieveSettings())
+
+
+def kept(outcome: Done | Rejected) -> CandidatePR:
+    assert isinstance(outcome, Done), outcome
+    assert isinstance(outcome.record, CandidatePR)
+    return outcome.record
+
+
+def dropped(outcome: Done | Rejected) -> SieveReason:
+    assert isinstance(outcome, Rejected), outcome
+    assert isinstance(outcome.reason, SieveReason)
+    assert outcome.detail, "the evidence is named"
+    return outcome.reason
+
+
+ALL_PAIRS = (
+    "src/spans.py",
+    " def clashes(spans):\n"
+    "-    for at, one in enumerate(spans):\n"
+    "-        for other in spans[at + 1:]:\n"
+    "-            if meet(one, other):\n"
+    "+    open = []\n"
+    "+    for one in sorted(spans):\n"
+    "+        open = [other for other in open if other.end > one.start]\n",
+)
+OFF_BY_ONE = ("src/spans.py", "-    if start < end:\n+    if start <= end:\n")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "pkg/tests/test_spans.py",
+        "test_spans.py",
+        "conftest.py",
+        "docs/conf.py",
+        "doc/whats-new.rst",
+        "README.md",
+        "asv_bench/benchmarks/spans.py",
+        "benchmarks/asv.conf.json",
+        ".github/workflows/ci.yml",
+        "azure-pipelines.yml",
+        ".pre-commit-config.yaml",
+        "notes.ipynb",
+        "logo.svg",
+        "LICENSE",
+        "CHANGELOG",
+    ],
+)
+def test_a_pull_request_of_such_files_alone_has_no_core_file(path: str) -> None:
+    assert dropped(run("PERF: faster", (path, "+x"))) == "no_core_file"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "numpy/testing/_private/utils.py",
+        "scipy/stats/_page_trend_test.py",
+        "src/pkg/history.py",
+        "src/changes.py",
+        "src/docstrings.py",
+        "CMakeLists.txt",
+        "setup.py",
+        "pkg/latest/x.pyx",
+    ],
+)
+def test_such_files_are_core(path: str) -> None:
+    assert kept(run("Spans that touch", (path, "+x"))).core_files == [path]
+
+
+def test_only_core_files_are_listed() -> None:
+    record = kept(run("Faster spans", OFF_BY_ONE, ("tests/test_spans.py", "+assert 1")))
+    assert record.core_files == ["src/spans.py"]
+
+
+def test_an_empty_patch() -> None:
+    assert dropped(run("PERF: nothing")) == "empty_patch"
+
+
+@pytest.mark.parametrize("limit", ["max_files", "max_changed_lines", "max_patch_tokens"])
+def test_each_limit_is_named_and_the_limit_itself_is_kept(limit: str) -> None:
+    files = [("a.py", "+one"), ("b.py", "+two")]
+    sizes = {"max_files": 2, "max_changed_lines": 2, "max_patch_tokens": len(patch_of(*files)) // 4}
+    at = SieveSettings.model_validate({limit: sizes[limit]})
+    beyond = SieveSettings.model_validate({limit: sizes[limit] - 1})
+    assert kept(run("Faster", *files, settings=at)).patch_tokens == sizes["max_patch_tokens"]
+    outcome = run("Faster", *files, settings=beyond)
+    assert dropped(outcome) == "too_large"
+    assert isinstance(outcome, Rejected)
+    assert limit.removeprefix("max_").replace("_", " ") in outcome.detail
+
+
+def test_a_bot_that_moves_pins() -> None:
+    pins = ("pyproject.toml", '-requires = ["flit >=3.8"]\n+requires = ["flit >=3.9"]')
+    assert dropped(run("Update flit requirement", pins, author="dependabot[bot]")) == "bot_pins"
+    assert kept(run("Update flit requirement", pins))
+    assert kept(run("Use a set", pins, ("src/a.py", "+seen = set()"), author="helper[bot]"))
+
+
+def test_a_version_bump_is_its_title_and_nothing_but_such_lines() -> None:
+    version = ("pyproject.toml", '-version = "1.3.0"\n+version = "1.4.0"')
+    assert dropped(run("Bump version to 1.4.0", version)) == "version_bump"
+    assert (
+        dropped(run("Release 1.4.0", ("src/__init__.py", "-VERSION = (1, 3, 0)\n+VERSION = (1, 4, 0)")))
+        == "version_bump"
+    )
+    assert kept(run("Bump version to 1.4.0", version, OFF_BY_ONE))
+    assert kept(run("Bump the recursion limit to 2000", ("src/a.py", "-LIMIT = 1000\n+LIMIT = 2000")))
+
+
+def test_a_revert_goes_unless_something_speaks_for_performance() -> None:
+    assert dropped(run('Revert "Separate cells by a semicolon"', OFF_BY_ONE)) == "revert"
+    assert dropped(run("Semicolons", OFF_BY_ONE, body="This reverts commit 1234567.")) == "revert"
+    assert kept(run('Revert "Cache the cells"', OFF_BY_ONE))
+    assert kept(run("Reverted to the old printer due to performance issues", OFF_BY_ONE))
+    squashed = "* one\n\n* Revert one\n\nThis reverts commit 1234567."
+    assert kept(run("Spans that touch", OFF_BY_ONE, body=squashed)), "a squashed commit was reverted, not the work"
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "DOC: say what it does with ties",
+        "docs(spans): explain",
+        "TYP: annotate spans",
+        "TST, CI: run on ARM",
+        "Fix typo in spans",
+        "Update changelog",
+        "Add type hints",
+        "[pre-commit.ci] pre-commit autoupdate",
+    ],
+)
+def test_another_purpose_goes_unless_something_speaks_for_performance(title: str) -> None:
+    assert dropped(run(title, OFF_BY_ONE)) == "not_performance_title"
+    assert kept(run(title, OFF_BY_ONE, body="The old one was slow."))
+    assert kept(run(title, ("src/a.py", "+@lru_cache(maxsize=None)")))
+
+
+def test_a_bug_fix_goes_on_whatever_its_title() -> None:
+    for title in ("Spans that touch are one span", "BUG: spans that touch", "Fix spans"):
+        assert kept(run(title, OFF_BY_ONE)).score == 0
+
+
+def test_a_better_algorithm_under_a_neutral_title_is_seen_in_the_diff() -> None:
+    record = kept(run("find_clashes on a full calendar", ALL_PAIRS, body="With 4,000 bookings this is slow."))
+    assert "code container: + for one in sorted(spans):" in record.signals
+    assert record.signals[0] == "body performance: [slow] With 4,000 bookings this is slow."
+    assert record.patch_sha256 == hashlib.sha256(patch_of(ALL_PAIRS)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        ("code cache", "+@functools.cache\n def f():"),
+        ("code vectorized", "-for x in xs:\n-    total += x\n+total = np.sum(xs)"),
+        ("code loop_removed", "-for x in xs:\n-    out.append(x)\n+out.extend(xs)"),
+        ("code lazy_import", "-import pandas\n def f():\n+    import pandas"),
+        ("code container", "-seen = []\n+seen = set()"),
+        ("code slots", "+    __slots__ = ('a',)"),
+        ("code fewer_copies", "-frame.astype(int)\n+frame.astype(int, copy=False)"),
+        ("code copy_removed", "-a = b.copy()\n+a = b"),
+        ("code parallel", "+with ThreadPoolExecutor() as pool:"),
+        ("code faster_system", "+@numba.njit"),
+        ("code early_exit", "+        break"),
+        ("code batching", "+for batch in batches:"),
+        ("comments performance", "+    # much faster than asking each\n+    x = 1"),
+        ("comments performance", "+    This takes exponential time in the number of variables."),
+    ],
+)
+def test_what_a_diff_says(kind: str, lines: str) -> None:
+    record = kept(run("Spans", ("src/a.py", lines)))
+    assert kind in [signal.split(": ")[0] for signal in record.signals]
+    assert record.score > 0
+
+
+def test_moved_code_says_nothing() -> None:
+    moved = ("src/a.py", "-@lru_cache\n-def f():\n+\n+@lru_cache\n+def f():")
+    assert kept(run("Spans", moved)).signals == []
+
+
+def test_words_beside_the_code() -> None:
+    record = kept(
+        run(
+            "Speed up spans",
+            OFF_BY_ONE,
+            ("doc/whats-new.rst", "+- Spans are twice as fast, with less overhead."),
+            ("benchmarks/spans.py", "+def time_spans(): ..."),
+        )
+    )
+    assert [signal.split(": ")[0] for signal in record.signals] == [
+        "title performance",
+        "notes performance",
+        "files benchmarks",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("title", "body"),
+    [
+        ("Coefficients of biquadratic terms", ""),
+        ("Bounds of scipy.optimize", ""),
+        (
+            "Spans",
+            "Co-authored-by: Slow Joe <fast@example.org>\nhttps://example.org/performance\n<!-- is it faster? -->",
+        ),
+    ],
+)
+def test_words_that_only_look_like_performance(title: str, body: str) -> None:
+    assert kept(run(title, OFF_BY_ONE, body=body)).signals == []
+
+
+def test_a_line_of_data_takes_no_time() -> None:
+    record = kept(
+        run(
+            "Spans",
+            ("src/data.json", "+" + "for x in avoid " * 100_000),
+            settings=SieveSettings(max_patch_tokens=10**6),
+        )
+    )
+    assert record.core_files == ["src/data.json"]
