@@ -16,7 +16,7 @@ from formulamine.discover.messages import Landing, is_bot, linked_issues, read_l
 from formulamine.discover.months import month_window
 from formulamine.discover.repositories import SOURCE_FAULTS
 from formulamine.items import Done, Failed, Outcome
-from formulamine.services.git import Commit, Git, Source
+from formulamine.services.git import Commit, Git
 from formulamine.tables import FileChange, PullRequest, Record
 
 
@@ -63,7 +63,7 @@ def list_pull_requests(item: VisitedRepository, *, month: str, git: Git) -> Outc
     """
     start, end = month_window(month)
     try:
-        mirror = _mirror(item, git)
+        mirror = git.open(item.repo, item.url)
     except tuple(SOURCE_FAULTS) as error:
         return Failed(PullRequestReason.SOURCE_UNAVAILABLE, str(error), infrastructure=True)
     if not git.has_commit(mirror, item.head_sha):
@@ -140,15 +140,6 @@ def number_in(subject: str) -> str | None:
 
 def _is_number(digits: str) -> bool:
     return digits.isascii() and digits.isdecimal() and len(digits) < 10
-
-
-def _mirror(item: VisitedRepository, git: Git) -> Path:
-    """The mirror; made again where it was deleted."""
-    path = git.mirror_path(item.repo)
-    if path.exists():
-        return path
-    source: Source = git.inspect_source(item.url)
-    return git.mirror(item.repo, source)
 
 
 def _authors(git: Git, mirror: Path, commits: Sequence[Commit]) -> list[Commit]:

@@ -127,11 +127,12 @@ class Git:
                     _remove_leavings(final)
                     self._fetch(final, source, lock)
                 return final
-            prefix = f".making-{final.name}-"
+            prefix = f".making-{final.name}+"  # a plus is in no name, so it is nobody else's
             for left in self._mirrors.glob(prefix + "*"):
                 shutil.rmtree(left)  # of a process that was killed: whoever makes one holds the lock
             making = Path(tempfile.mkdtemp(dir=self._mirrors, prefix=prefix))
             try:
+                making.chmod(0o755)
                 self._process.run(["init", "--quiet", "--bare", "--template="], git_dir=making)
                 self._fetch(making, source, lock)
                 making.rename(final)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import select
 import signal
 import subprocess
@@ -238,7 +237,7 @@ def _failure(command: str, code: int, errors: str) -> Exception:
     """What a failed process means, from what it said."""
     if "No space left on device" in errors:
         return OSError(errno.ENOSPC, f"no space left on device (git {command}): make room and run again")
-    lines = [line for line in errors.splitlines() if line.strip()]
-    # The line that says what is wrong, not the advice that may follow it.
-    telling = [line for line in lines if re.match(r"(fatal|error):", line)] or lines or [f"exit code {code}"]
-    return CommandFailed(f"git {command} failed", telling[0])
+    lines = [line.removeprefix("remote: ").strip() for line in errors.splitlines() if line.strip()]
+    # The line that says what is wrong, not what follows from it nor the advice after it.
+    telling = sorted(lines, key=lambda line: (not line.startswith("fatal:"), not line.startswith("error:")))
+    return CommandFailed(f"git {command} failed", telling[0] if telling else f"exit code {code}")

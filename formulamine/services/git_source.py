@@ -126,7 +126,7 @@ def shadow(path: Path, scratch: Path) -> Iterator[Path]:
             target = folders.common_dir / name
             if target.exists():
                 (stand_in / name).symlink_to(target.resolve())
-        yield folders.git_dir
+        yield stand_in
 
 
 def _folders(path: Path) -> _Folders:

@@ -199,7 +199,7 @@ def ended(month: str, services: Services) -> list[tuple[str, dict[str, int]]]:
         frame = services.tables.read(name, month)
         if name == "published_release" or frame is None:
             continue
-        counts = frame.group_by("status", "reason").len().rows()
+        counts = frame.group_by("status", "reason").len().sort("status", "reason").rows()
         found.append(
             (name, {f"{status} ({reason})" if reason else str(status): count for status, reason, count in counts})
         )

@@ -20,7 +20,7 @@ SETUP_SHARE = 2  # a sample with set-ups between its calls may take so many time
 SLOW_S = 1.0  # one call of this length needs neither batches nor warming up, and gets fewer samples
 COLD_S = 5.0  # a first call of this length is not repeated to learn whether it was only cold
 ROUND_S = 2.0  # of sampling in one round, which bounds the samples of slow cases; at least one pair is taken
-BUSY_SHARE = 0.5  # of its limit that a side must have computed; one that waits is stuck or on I/O, and proves nothing
+BUSY_SHARE = 0.2  # of its limit that a late side must have computed; one that only waits is stuck, and proves nothing
 DECIDING_KINDS = ("time", "timeraw")
 
 

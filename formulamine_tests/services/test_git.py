@@ -187,7 +187,7 @@ def test_another_source_of_the_same_name_is_fetched(service: Git, history: Histo
 
 def test_what_a_killed_process_left_is_no_hindrance(service: Git, history: History, tmp_path: Path) -> None:
     history.write(tmp_path / "r")
-    left = tmp_path / "mir rors" / ".making-o__n.git-abc"
+    left = tmp_path / "mir rors" / ".making-o__n.git+abc"
     left.mkdir(parents=True)
     mirror = mirrored(service, tmp_path / "r")
     assert not left.exists()

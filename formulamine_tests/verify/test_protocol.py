@@ -173,7 +173,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, tools: Path) -> Measurement
         "    except OSError: pass\n",
     )
     # What noise keeps is confirmed no longer than it takes to see three timeouts.
-    measurement = run(toy, limits=replace(LIMITS, call_seconds=0.4, case_seconds=3.0))
+    measurement = run(toy, limits=replace(LIMITS, call_seconds=0.3, case_seconds=2.0))
     assert not processes(toy)
     return measurement
 
@@ -191,7 +191,7 @@ def screened(measurement: Measurement) -> dict[str, BenchmarkResult]:
         ("time_exits", "failed", "SystemExit"),
         ("time_hangs", "timeout", "neither side"),
         ("time_prints", "ok", ""),
-        ("time_base_is_slow", "base_timeout", "within 0.4 s"),
+        ("time_base_is_slow", "base_timeout", "within 0.3 s"),
         ("time_base_is_stuck", "timeout", "without computing"),
         ("time_writes_everywhere", "failed", "garbage"),
         ("Skipped.time_it", "skipped", "NotImplementedError"),
