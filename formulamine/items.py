@@ -7,6 +7,7 @@ outcomes are kept and how they are shown does not belong here.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -19,12 +20,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from formulamine.services.ledger import Entry, Ledger
 from formulamine.tables import Record, Status
+
+if TYPE_CHECKING:  # SQLAlchemy takes a third of a second, and funnel and lineage need none of it
+    from formulamine.services.ledger import Ledger
 
 LIMIT_REASON = "limit"
 INFRASTRUCTURE_ATTEMPTS = 3
@@ -83,6 +86,32 @@ class Deferred:
 
 
 Outcome = Done | Rejected | Failed | Deferred
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One outcome. `record` is what the item became, `records` the same by key where a step fans out."""
+
+    step: str
+    item: str
+    fingerprint: str
+    status: str
+    run_id: str
+    recorded_at: datetime
+    seconds: float
+    cost_usd: float
+    reason: str | None = None
+    detail: str = ""
+    record: dict[str, Any] | None = None
+    records: dict[str, dict[str, Any]] | None = None
+    settled: bool = True
+    infrastructure: bool = False
+    until: datetime | None = None
+    attempts: int = 1
+
+    def with_(self, **changes: Any) -> Entry:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True)

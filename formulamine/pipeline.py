@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from formulamine.items import RunOptions, Step, Tally, advance
-from formulamine.services.ledger import Entry, Ledger
+from formulamine.items import Entry, RunOptions, Step, Tally, advance
+from formulamine.services.ledger import Ledger
 from formulamine.services.store import StoreError, Tables, content_hash
 from formulamine.tables import OUTCOME_SCHEMA, SIDE_SCHEMAS, TABLES, Record, Status, Table, before
 

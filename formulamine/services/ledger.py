@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+
+from formulamine.items import Entry
 
 SCHEMA_VERSION = 1
 CHUNK = 500  # SQLite takes at most 999 bound variables in one statement
@@ -44,32 +45,6 @@ _outcomes = sa.Table(
 
 class LedgerError(Exception):
     """The ledger cannot be used; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One outcome. `record` is what the item became, `records` the same by key where a step fans out."""
-
-    step: str
-    item: str
-    fingerprint: str
-    status: str
-    run_id: str
-    recorded_at: datetime
-    seconds: float
-    cost_usd: float
-    reason: str | None = None
-    detail: str = ""
-    record: dict[str, Any] | None = None
-    records: dict[str, dict[str, Any]] | None = None
-    settled: bool = True
-    infrastructure: bool = False
-    until: datetime | None = None
-    attempts: int = 1
-
-    def with_(self, **changes: Any) -> Entry:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
 
 
 class Ledger:

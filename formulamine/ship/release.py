@@ -325,7 +325,8 @@ def _card(
     """The dataset card."""
     table = ["| asset | rows | how they ended |", "|---|---|---|"]
     for asset, counts in funnel:
-        ended = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+        most_first = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+        ended = ", ".join(f"{name}: {count}" for name, count in most_first)
         table.append(f"| {asset} | {sum(counts.values())} | {ended or 'nothing arrived'} |")
     listing = [
         f"| {row.repo}#{row.number} | `{row.benchmark}` | {row.speedup:.2f}x | {row.ci_low:.2f}x |" for row in rows
