@@ -114,4 +114,6 @@ def project(table: Table, entries: Sequence[Entry]) -> tuple[pl.DataFrame, pl.Da
 def _outcome(entry: Entry, shared_by: int) -> dict[str, Any]:
     """Outcome columns of a row; where one visit made many rows, its time and cost are shared among them."""
     values: dict[str, Any] = {name: getattr(entry, name) for name in OUTCOME_SCHEMA}
+    if entry.records is not None:
+        values["detail"] = ""  # it was said of the visit, not of any one row
     return values | {"seconds": entry.seconds / shared_by, "cost_usd": entry.cost_usd / shared_by}
