@@ -34,4 +34,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 bench:
-	@ls benchmarks/*.py
+	@for file in benchmarks/*.py; do echo "$(BIN)/python $$file: $$(sed -n '1s/^"""//p' $$file)"; done

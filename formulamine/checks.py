@@ -5,6 +5,7 @@ Here belong the rules that hold for any table. A rule of one asset stands in its
 
 from __future__ import annotations
 
+import typing
 from enum import StrEnum
 
 import polars as pl
@@ -46,16 +47,10 @@ def well_formed(name: str, reasons: type[StrEnum], month: str, services: Service
             wrong.append(f"{row[table.key]} has status {row['status']!r}")
         if (row["reason"] is None) != (row["status"] == Status.DONE) or row["reason"] not in known:
             wrong.append(f"{row[table.key]} is {row['status']} with reason {row['reason']!r}")
-    required = [
-        field
-        for field, kind in table.fields().items()
-        if type(None) not in getattr(kind, "__args__", (None.__class__,)[:0])
-    ]
+    required = [field for field, kind in table.fields().items() if type(None) not in typing.get_args(kind)]
     done = frame.filter(pl.col("status") == Status.DONE)
     wrong += [
-        f"{done[table.key].to_list()[0]} is done without {field}"
-        for field in required
-        if done.height and done[field].null_count()
+        f"{key} is done without {field}" for field in required for key in done.filter(done[field].is_null())[table.key]
     ]
     if table.previous is not None and table.previous != "repositories":
         expected = {row["pr_id"] for row in joined(name, month, services.tables)}

@@ -7,18 +7,27 @@ commands, so that help and questions answer at once.
 from __future__ import annotations
 
 import errno
+import shutil
 import sqlite3
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from formulamine.settings import Settings, SettingsError
 
+if TYPE_CHECKING:
+    from formulamine.discover.registry import RegistryEntry
+    from formulamine.services.git import Git
+
 DONE, COULD_NOT_FINISH, REFUSED, INTERRUPTED = 0, 1, 2, 130
+ROOM = 2**20  # bytes; SQLite needs some tens of kilobytes beside its file
+DATABASE_FAULTS = ("disk I/O error", "unable to open database", "readonly database", "database is locked")
 SELECTABLE = "asset or phase names by comma, as `candidate_prs,classifications`"
 
 
@@ -30,6 +39,17 @@ def refuse(message: object, code: int = REFUSED) -> NoReturn:
 
 class Commands(click.Group):
     """Turns known faults into one line and an exit code; unknown ones keep their traceback."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run; wrong usage is told in one line like every other fault."""
+        try:
+            return super().main(*args, **{**extra, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(REFUSED)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "formulamine"
+            refuse(f"{error.format_message().rstrip('.')}: see `{command} --help`")
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -178,13 +198,16 @@ def lineage_command(pull_request: str, backend: str, as_json: bool) -> None:
 def check(month: str, backend: str, as_json: bool) -> None:
     """Run the asset checks of a month; exit 1 if a blocking one fails."""
     from formulamine import lineage
-    from formulamine.services.store import Tables
+    from formulamine.services.store import StoreError, Tables
+    from formulamine.tables import TABLES
 
     settings = Settings()
     try:
-        lineage.funnel(month, Tables(settings.home / "tables"))
-    except lineage.UnknownMonth as error:
+        made = {one.asset for one in lineage.funnel(month, Tables(settings.home / "tables"))}
+    except (lineage.UnknownMonth, StoreError) as error:
         refuse(error, COULD_NOT_FINISH)
+    if missing := [name for name in TABLES if name not in made]:
+        refuse(f"{', '.join(missing)} of {month} not made yet: run `formulamine month {month}`", COULD_NOT_FINISH)
     evaluations = run_or_refuse(settings, "gates", month, None, {"backend": backend}, checks=True)
     rows = [
         {
@@ -282,22 +305,40 @@ def selected(select: str | None) -> list[str] | None:
 def register(settings: Settings, repos: tuple[str, ...], file: Path | None) -> None:
     """Add repositories to the registry, or end with exit code 2 where one cannot be, or none is there at all."""
     from formulamine.discover.registry import Registry, RegistryError, load_file, parse_repo_argument
-    from formulamine.services.git import Git
-    from formulamine.services.git_process import GitError
+    from formulamine.services.git import Git, GitError
 
-    git = Git(settings.home / "mirrors")
     registry = Registry(settings.home / "repositories.toml")
     try:
-        added = [parse_repo_argument(text, git) for text in repos] + (load_file(file, git) if file else [])
-        known = registry.visible()
-        if not added and not known:
-            refuse("no repository is registered: name one with --repo [OWNER/NAME=]PATH_OR_URL")
+        # Looked at in a folder that goes again: a refused command leaves nothing in FORMULAMINE_HOME.
+        with tempfile.TemporaryDirectory(prefix="formulamine-look-") as scratch:
+            git = Git(Path(scratch))
+            added = [parse_repo_argument(text, git) for text in repos] + (load_file(file, git) if file else [])
+            known = {entry.name.casefold(): entry for entry in (*registry.entries(), *added)}
+            covered = [entry for entry in known.values() if not entry.hidden]
+            refuse_unusable(covered, git, Git(settings.home / "mirrors"))
         if added:
             registry.add(added)
     except (RegistryError, GitError) as error:
         refuse(error)
     except OSError as error:
         refuse(disk_fault(error, settings), COULD_NOT_FINISH)
+
+
+def refuse_unusable(entries: Sequence[RegistryEntry], git: Git, mirrors: Git) -> None:
+    """End with exit code 2 unless one of these can be mined: mirrored already, a URL, or a local repository."""
+    from formulamine.services.git import GitError, is_url
+
+    faults = []
+    for entry in entries:
+        if is_url(entry.source) or mirrors.mirror_path(entry.name).exists():
+            return
+        try:
+            git.inspect_source(entry.source)
+            return
+        except GitError as error:
+            faults.append(f"{entry.name}: {error}")
+    why = f"no registered repository can be used ({'; '.join(faults)})" if faults else "no repository is registered"
+    refuse(f"{why}: name one with --repo [OWNER/NAME=]PATH_OR_URL")
 
 
 def run_or_refuse(
@@ -328,18 +369,25 @@ def run_or_refuse(
 
 
 def disk_fault(error: Exception, settings: Settings) -> str:
-    """A full disk in one line; any other fault of the system as it is."""
+    """A full disk, or a database file that cannot be used, in one line; any other fault of a database as it is."""
+    told = str(getattr(error, "orig", error))
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "disk is full" in str(error) or "No space left" in str(error):
+    if not full and "disk I/O error" in told:  # what SQLite says where there is no room beside its file
+        full = shutil.disk_usage(settings.home).free < ROOM
+    if full or "disk is full" in told or "No space left" in told:
         return f"the disk of {settings.home} is full: free some space and run the same command again"
-    if isinstance(error, OSError):
-        return f"{error}: mend that and run the same command again"
+    if isinstance(error, OSError) or any(fault in told for fault in DATABASE_FAULTS):
+        return f"{told} (state is in {settings.home}): mend that and run the same command again"
     raise error
 
 
 def show_funnel(settings: Settings, month: str) -> None:
     """The funnel of a month, for a person."""
     from formulamine import lineage
-    from formulamine.services.store import Tables
+    from formulamine.services.store import StoreError, Tables
 
-    click.echo("\n" + lineage.render_funnel(month, lineage.funnel(month, Tables(settings.home / "tables"))))
+    try:
+        counts = lineage.funnel(month, Tables(settings.home / "tables"))
+    except StoreError as error:  # of an asset that this run did not make
+        refuse(error, COULD_NOT_FINISH)
+    click.echo("\n" + lineage.render_funnel(month, counts))

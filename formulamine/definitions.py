@@ -9,6 +9,7 @@ import formulamine.discover.assets
 import formulamine.judge.assets
 import formulamine.ship.assets
 import formulamine.verify.assets
+from formulamine.automation import month_schedule, newly_found_sensor
 from formulamine.orchestration import CHECKS_JOB, MonthRun
 
 MONTH_JOB = "month"
@@ -27,20 +28,23 @@ def build(run: MonthRun | None = None) -> dg.Definitions:
     Args:
         run: stands in for the resource of a run, in tests.
     """
+    month = dg.define_asset_job(MONTH_JOB, dg.AssetSelection.all(), description="A whole month, with its checks.")
     assets = [asset for phase in PHASES for asset in phase.ASSETS]
     checks = [check for phase in PHASES for check in phase.CHECKS]
     return dg.Definitions(
-        assets=assets,
+        assets=dg.with_source_code_references(assets),
         asset_checks=checks,
         resources={"run": run or MonthRun()},
         # One process: a multiprocess step costs 7 s, and the work is done by threads and sandboxes of its own.
         executor=dg.in_process_executor,
         jobs=[
-            dg.define_asset_job(MONTH_JOB, dg.AssetSelection.all(), description="A whole month, with its checks."),
+            month,
             dg.define_asset_job(
                 CHECKS_JOB, dg.AssetSelection.all_asset_checks(), description="The checks of a month alone."
             ),
         ],
+        schedules=[month_schedule(month)],
+        sensors=[newly_found_sensor(month)],
     )
 
 

@@ -7,15 +7,17 @@ outcomes are kept and how they are shown does not belong here.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
+import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -135,6 +137,10 @@ class Step(Generic[In]):
     refresh: bool = False
     """Ask the world again although the outcome is settled."""
 
+    def __post_init__(self) -> None:
+        if len({path.name for path in self.data_files}) < len(self.data_files):
+            raise ValueError(f"{self.asset}: two data files of one name would be one in the fingerprint")
+
     def fingerprint(self, item: In) -> str:
         """Hash of everything that decides this step's answer for one item."""
         parts = {
@@ -193,9 +199,9 @@ def advance(
         Exception: whatever a step raises unforeseen ends the run, with what had ended in the ledger.
     """
     fingerprints = {key: step.fingerprint(item) for key, item in items}
-    known = {} if options.force else ledger.find(step.asset, fingerprints)
+    known = ledger.find(step.asset, fingerprints)
     now = datetime.now(UTC)
-    entries = {key: entry for key, entry in known.items() if _reusable(entry, step.refresh, now)}
+    entries = {key: one for key, one in known.items() if not options.force and _reusable(one, step.refresh, now)}
     tally = Tally(reused=len(entries))
     todo = [(key, item) for key, item in items if key not in entries]
     if options.limit is not None:
@@ -203,10 +209,13 @@ def advance(
             # Not an outcome, so not in the ledger; an older outcome of the same fingerprint still shows.
             entries[key] = known.get(key) or _limit_entry(step.asset, key, fingerprints[key], options.run_id)
         todo = todo[: options.limit]
-    for entry in _compute(step, todo, fingerprints, options.run_id, cancelled, log, total=len(items)):
+
+    def keep(entry: Entry) -> None:
         ledger.record(entry)
         entries[entry.item] = entry
         tally.computed += 1
+
+    _compute(step, todo, fingerprints, options.run_id, keep, cancelled, log, total=len(items))
     ordered = [entries[key] for key, _ in items]
     tally.reasons.update(f"{entry.status}({entry.reason})" if entry.reason else entry.status for entry in ordered)
     return ordered, tally
@@ -224,41 +233,49 @@ def _compute(
     todo: Sequence[tuple[str, In]],
     fingerprints: Mapping[str, str],
     run_id: str,
+    keep: Callable[[Entry], None],
     cancelled: threading.Event,
     log: logging.Logger,
     total: int,
-) -> Iterable[Entry]:
-    """Run a step over items on threads, yielding each entry as it ends.
+) -> None:
+    """Run a step over items on threads, keeping each entry as it ends.
 
     The main thread only polls, so that a cancel is seen at once. On any exception here (a cancel, Ctrl-C, a step's
-    unforeseen error, a ledger that cannot be written) the workers are told to end and are waited for.
+    unforeseen error, a ledger that cannot be written) the workers are told to end and are waited for, and what had
+    ended by then is kept too.
     """
     if not todo:
         return
     started = last_report = time.monotonic()
     log.info("%s: %d of %d to do, %d workers", step.asset, len(todo), total, step.workers)
     pool = ThreadPoolExecutor(max_workers=step.workers, thread_name_prefix=step.asset)
+    ended: queue.SimpleQueue[Future[Entry]] = queue.SimpleQueue()
     try:
-        pending: set[Future[Entry]] = {
-            pool.submit(_attempt, step, key, item, fingerprints[key], run_id, cancelled) for key, item in todo
-        }
-        finished = 0
-        while pending:
-            if cancelled.is_set():
-                raise Cancelled(f"{step.asset} was cancelled with {len(pending)} items to do")
-            ended, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
-            for future in ended:
-                yield future.result()
-                finished += 1
-            if ended and (time.monotonic() - last_report > PROGRESS_EVERY_S or not pending):
+        for key, item in todo:
+            future = pool.submit(_attempt, step, key, item, fingerprints[key], run_id, cancelled)
+            future.add_done_callback(ended.put)
+        for finished in range(1, len(todo) + 1):
+            keep(_next(ended, cancelled).result())
+            if time.monotonic() - last_report > PROGRESS_EVERY_S or finished == len(todo):
                 last_report = time.monotonic()
-                rate = finished / (last_report - started)
-                log.info("%s: %d/%d, %.2f/s, %.0f s left", step.asset, finished, len(todo), rate, len(pending) / rate)
+                rate, left = finished / (last_report - started), len(todo) - finished
+                log.info("%s: %d/%d, %.2f/s, %.0f s left", step.asset, finished, len(todo), rate, left / rate)
     except BaseException:
         cancelled.set()
-        raise
-    finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        while not ended.empty():
+            if not (future := ended.get()).cancelled() and future.exception() is None:
+                keep(future.result())
+        raise
+    pool.shutdown()
+
+
+def _next(ended: queue.SimpleQueue[Future[Entry]], cancelled: threading.Event) -> Future[Entry]:
+    """The next item to end."""
+    while not cancelled.is_set():
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=POLL_S)
+    raise Cancelled("the run was told to end")
 
 
 def _attempt(step: Step[In], key: str, item: In, fingerprint: str, run_id: str, cancelled: threading.Event) -> Entry:

@@ -7,8 +7,12 @@ pull request. Nothing here computes an outcome, and nothing here knows Dagster.
 from __future__ import annotations
 
 import json
+import re
+import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -83,8 +87,8 @@ def spine(month: str, tables: Tables) -> pl.DataFrame:
     first = f"(select pr_id, {told} as pull_requests from read_parquet('{paths['pull_requests']}'))"
     query = f"select *, {last} as last from (select * from {first}{joins}) order by pr_id"
     with duckdb.connect() as connection:
-        view: pl.DataFrame = connection.sql(query).pl()
-        return view
+        view = connection.sql(query)
+        return pl.DataFrame(view.fetchall(), schema=dict.fromkeys(view.columns, pl.String()), orient="row")
 
 
 def trace(pr_id: str, tables: Tables) -> tuple[str, list[dict[str, Any]]]:
@@ -120,14 +124,16 @@ def _story(pr_id: str, month: str, tables: Tables) -> list[dict[str, Any]]:
 
 
 def render_funnel(month: str, counts: list[AssetCount]) -> str:
-    """A funnel for a terminal."""
+    """A funnel for a terminal; reasons that do not fit go on below."""
     lines = [f"{month}", f"{'asset':<22}{'rows':>6}{'done':>6}  {'why the rest stopped':<44}{'time':>9}{'cost':>9}"]
     for one in counts:
-        reasons = ", ".join(f"{count} {name}" for name, count in one.reasons.items())
+        told = ", ".join(f"{count}\N{NO-BREAK SPACE}{name}" for name, count in one.reasons.items())
+        reasons, *more = [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(told, 44)] or [""]
         done = one.status.get(Status.DONE, 0)
         lines.append(
             f"{one.asset:<22}{one.rows:>6}{done:>6}  {reasons:<44}{_duration(one.seconds):>9}{one.cost_usd:>8.2f}$"
         )
+        lines += [f"{'':<36}{line}" for line in more]
     return "\n".join(lines)
 
 
@@ -141,15 +147,14 @@ def render_trace(month: str, story: list[dict[str, Any]]) -> str:
     for row in story:
         told = f"{row['status']} ({row['reason']})" if row["reason"] else row["status"]
         lines.append(f"\n{row['asset']}: {told}  [{_duration(row['seconds'])}, run {row['run_id'][:8]}]")
-        if row["detail"]:
-            lines.append(f"    {row['detail']}")
-        lines += [f"    {text}" for text in _highlights(row)]
-    return "\n".join(lines)
+        for text in ([row["detail"]] if row["detail"] else []) + _highlights(row):
+            lines += textwrap.wrap(text, 110, initial_indent="    ", subsequent_indent="      ")
+    return "\n".join(_plain(line) for line in lines)
 
 
 def to_json(value: object) -> str:
     """One JSON object, with times as ISO 8601."""
-    return json.dumps(value, indent=2, default=str)
+    return json.dumps(value, indent=2, default=datetime.isoformat)
 
 
 def _highlights(row: Mapping[str, Any]) -> list[str]:
@@ -183,14 +188,19 @@ def _highlights(row: Mapping[str, Any]) -> list[str]:
             return []
 
 
+def _plain(text: str) -> str:
+    """A line without control characters: what a title of a mined repository holds must not drive a terminal."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def _interval(one: Mapping[str, Any]) -> str:
     low, high = (f"{one[name]:.3f}" if one[name] is not None else "?" for name in ("ci_low", "ci_high"))
     return f"{one['speedup']:.3f}x [{low}, {high}]"
 
 
 def _counted(frame: pl.DataFrame, column: str) -> dict[str, int]:
-    counts = frame[column].drop_nulls().value_counts(sort=True).rows()
-    return {str(name): int(count) for name, count in counts}
+    counts = Counter(frame[column].drop_nulls().to_list())
+    return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
 
 
 def _duration(seconds: float) -> str:

@@ -8,30 +8,86 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from formulamine.settings import Settings
+from formulamine.services.store import write_atomically
+from formulamine.settings import Settings, SettingsError
 
 TOP = Path(__file__).parents[1]
-
-
-class MonthFailed(Exception):
-    """A run started and could not finish; the message is one line with the mend."""
+POSTGRES_VARIABLE = "FORMULAMINE_DAGSTER_POSTGRES_URL"
+POSTGRES_STORAGE = f"""
+storage:
+  postgres:
+    postgres_url:
+      env: {POSTGRES_VARIABLE}
+"""
+CONNECT_TIMEOUT_S = 10  # seconds to wait for PostgreSQL at the start of a run
 
 
 def seed_dagster_home(settings: Settings) -> Path:
-    """Dagster's own home below ours, with our configuration unless there is one already."""
+    """Dagster's own home below ours, with our configuration unless somebody wrote another there.
+
+    The configuration names the variable that holds the URL of PostgreSQL, never the URL: it has a password.
+
+    Raises:
+        SettingsError: PostgreSQL is asked for and cannot be used, or the configuration that is there is of the other
+            storage than the settings.
+    """
     home = settings.home / "dagster"
+    file = home / "dagster.yaml"
+    url = settings.paths.dagster_postgres_url
+    embedded = (TOP / "dagster.yaml").read_text()
+    wanted = embedded + (POSTGRES_STORAGE if url else "")
+    found = file.read_text() if file.exists() else None
+    if url:
+        if found not in (None, embedded) and POSTGRES_VARIABLE not in found:
+            raise SettingsError(
+                f"{POSTGRES_VARIABLE} is set, and {file} was edited and does not name it: add what "
+                "deploy/README.md shows under `storage`, or move the file away"
+            )
+        try_postgres(url)
+        os.environ[POSTGRES_VARIABLE] = url  # Dagster and the processes it starts read it there; it may be from .env
+    elif found is not None and POSTGRES_VARIABLE in found:
+        raise SettingsError(
+            f"{file} keeps Dagster's history in PostgreSQL, and {POSTGRES_VARIABLE} is not set: set it, or move the "
+            "file away to begin one in SQLite"
+        )
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        shutil.copyfile(TOP / "dagster.yaml", home / "dagster.yaml")
+    if found is None or (url and found == embedded):
+        write_atomically(file, wanted.encode())
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
     return home
+
+
+def try_postgres(url: str, timeout_s: int = CONNECT_TIMEOUT_S) -> None:
+    """Connect to Dagster's PostgreSQL once, since Dagster itself tries long and fails with a traceback.
+
+    Raises:
+        SettingsError: it is no URL of PostgreSQL, or no server answers there.
+    """
+    import sqlalchemy as sa
+
+    from formulamine.services import ledger
+
+    try:
+        engine = ledger.engine(url, timeout_s)
+        if engine.dialect.name != "postgresql":
+            raise ValueError("is of sqlite, which is what is used where it is empty")
+    except ValueError as error:
+        raise SettingsError(f"{POSTGRES_VARIABLE} {error}: write postgresql+psycopg2://USER@HOST/DATABASE") from error
+    try:
+        engine.connect().close()
+    except sa.exc.DBAPIError as error:
+        raise SettingsError(
+            f"Dagster's storage {ledger.place(engine.url)} cannot be opened ({ledger.why(error)}): start its server, "
+            f"or check {POSTGRES_VARIABLE}"
+        ) from error
+    finally:
+        engine.dispose()
 
 
 def run_job(
@@ -50,8 +106,8 @@ def run_job(
         Evaluations of the asset checks.
 
     Raises:
-        MonthFailed: it could not finish.
         KeyboardInterrupt: it was told to end.
+        Exception: what an asset, a check or the month's lock raised.
     """
     seed_dagster_home(settings)
     import dagster as dg
@@ -79,6 +135,8 @@ def run_job(
                 )  # fmt: skip
         except dg.DagsterExecutionInterruptedError as error:
             raise KeyboardInterrupt from error
+        except dg.DagsterUserCodeExecutionError as error:
+            raise error.user_exception from error
     return list(answer.get_asset_check_evaluations())
 
 

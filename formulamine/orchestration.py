@@ -10,22 +10,23 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import dagster as dg
 import polars as pl
 from pydantic import Field, PrivateAttr
 
-from formulamine.items import RunOptions, Step
+from formulamine.items import RunOptions, Step, Tally
 from formulamine.partitions import MONTHS
 from formulamine.pipeline import Materialized, inputs, joined, materialize
 from formulamine.services.container import Services
-from formulamine.services.store import exclusive
+from formulamine.services.store import StoreError, content_hash, exclusive
 from formulamine.settings import Settings
 from formulamine.tables import TABLES, Record, Status, before, owner_of
 
 CHECKS_JOB = "gates"
 PREVIEW_ROWS = 10
+EXAMPLE_CHARACTERS = 300
 PREVIEW_COLUMNS = ("repo", "pr_id", "title", "status", "reason", "detail")
 In = TypeVar("In", bound=Record)
 log = logging.getLogger("formulamine")
@@ -41,7 +42,9 @@ class MonthRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
     refresh: bool = Field(default=False, description="ask the sources of repositories again, of closed months too")
     partial: bool = Field(default=False, description="release although items are open, and list them")
     trust: bool = Field(default=False, description="accept sandbox limits that this machine cannot enforce")
-    backend: str = Field(default="local", description="where code is built and measured")
+    backend: Literal["local"] = Field(default="local", description="where code is built and measured")
+    source: Literal["git"] = Field(default="git", description="where pull requests come from")
+    select: list[str] = Field(default=[], description="only these assets; the others stay as they are. Empty: all")
 
     _services: Services | None = PrivateAttr(None)
     _options: RunOptions | None = PrivateAttr(None)
@@ -63,8 +66,11 @@ class MonthRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
             try:
                 yield self
             finally:
-                services.cancelled.set()  # whatever still runs in the background ends with the run
-                services.ledger.close()
+                services.close()
+
+    def selects(self, asset: str) -> bool:
+        """Whether this run works on an asset."""
+        return not self.select or asset in self.select
 
     @property
     def services(self) -> Services:
@@ -95,11 +101,15 @@ def month_asset(asset: str, reads: type[Record], *, version: str, group: str, de
         code_version=version,
         description=description,
         kinds={"python", "parquet"},
+        owners=["team:formulamine"],
+        tags={"phase": group},
     )
 
 
 def advance_month(context: dg.AssetExecutionContext, run: MonthRun, step: Step[In]) -> dg.MaterializeResult[Any]:
     """Carry a month's rows one step."""
+    if not run.selects(step.asset):
+        return as_it_stands(step.asset, context.partition_key, run)
     rows = joined(step.asset, context.partition_key, run.services.tables)
     return materialize_items(context, run, step, inputs(step, rows, context.partition_key))
 
@@ -108,8 +118,23 @@ def materialize_items(
     context: dg.AssetExecutionContext, run: MonthRun, step: Step[In], items: Sequence[tuple[str, In]]
 ) -> dg.MaterializeResult[Any]:
     """Advance items, write the table, and tell Dagster what came out."""
+    if not run.selects(step.asset):
+        return as_it_stands(step.asset, context.partition_key, run)
     made = write_items(context.partition_key, run, step, items, run.options)
     return result(step.asset, context.partition_key, run, made)
+
+
+def as_it_stands(asset: str, month: str, run: MonthRun) -> dg.MaterializeResult[Any]:
+    """The table of an asset that the run did not select, unchanged.
+
+    Raises:
+        StoreError: it was never made, so that nothing after it can be either.
+    """
+    frame = run.services.tables.read(asset, month)
+    if frame is None:
+        raise StoreError(f"{asset} of {month} was never made and is not selected: select it too")
+    log.info("%s: not selected, left as it is", asset)
+    return result(asset, month, run, Materialized(frame, content_hash(frame), Tally(reused=frame.height)))
 
 
 def write_items(
@@ -123,7 +148,17 @@ def write_items(
     )  # fmt: skip
     ended = ", ".join(f"{count} {name}" for name, count in made.tally.reasons.most_common()) or "nothing to do"
     log.info("%s: %s (%d reused, %d computed)", step.asset, ended, made.tally.reused, made.tally.computed)
+    tell_failures(step.asset, made.frame)
     return made
+
+
+def tell_failures(asset: str, frame: pl.DataFrame) -> None:
+    """One line for each reason of failed rows, with one example: never a line for each of thousands."""
+    failed = frame.filter(pl.col("status") == Status.FAILED).sort("reason", frame.columns[0])
+    for group in failed.partition_by("reason", maintain_order=True):
+        first = group.row(0, named=True)
+        detail = " ".join(first["detail"].split())[:EXAMPLE_CHARACTERS]
+        log.warning("%s: %d failed (%s), as %s: %s", asset, group.height, first["reason"], group.item(0, 0), detail)
 
 
 def result(asset: str, month: str, run: MonthRun, made: Materialized) -> dg.MaterializeResult[Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import polars as pl
+from pydantic import ValidationError
 
 from formulamine.items import Entry, RunOptions, Step, Tally, advance
 from formulamine.services.ledger import Ledger
@@ -97,7 +98,13 @@ def project(table: Table, entries: Sequence[Entry]) -> tuple[pl.DataFrame, pl.Da
     for entry in entries:
         many = entry.records if entry.records is not None else {entry.item: entry.record}
         for key, record in many.items():
-            checked = None if record is None else table.record.model_validate(record)
+            try:
+                checked = None if record is None else table.record.model_validate(record)
+            except ValidationError as error:
+                raise StoreError(
+                    f"the ledger knows {key} at {table.name} with other fields than it has now: "
+                    "run the month again with --force"
+                ) from error
             values = {} if checked is None else checked.model_dump()
             if table.side_field is not None:
                 side_rows += [{**one, "pr_id": key} for one in values.pop(table.side_field, [])]

@@ -29,6 +29,9 @@ class Paths(_Group):
 
     home: Path = Field(Path(".formulamine"), description="state of formulamine; made absolute")
     ledger_url: str = Field("", description="SQLAlchemy URL of the ledger; empty: SQLite in FORMULAMINE_HOME")
+    dagster_postgres_url: str = Field(
+        "", description="SQLAlchemy URL of Dagster's runs and events (postgresql+psycopg2://...); empty: SQLite"
+    )
 
 
 class Workers(_Group):
@@ -108,6 +111,8 @@ class Settings:
             raise SettingsError(
                 f"{name}={first['input']!r}: {first['msg']}; mend it in the environment or .env"
             ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"the .env file of this folder cannot be read ({error}): mend it or move it") from error
 
     @cached_property
     def home(self) -> Path:

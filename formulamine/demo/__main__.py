@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from pathlib import Path
 
 import click
 
-from formulamine.cli import main
+from formulamine.cli import COULD_NOT_FINISH, main, refuse
 from formulamine.demo.sample import MONTH, REPOSITORY, write_sample
 from formulamine.services.sandbox import Isolation
-from formulamine.settings import Settings
+from formulamine.settings import Settings, SettingsError
 
 
 def demo() -> None:
     """Write the sample, run its month, and say where to look."""
-    os.environ["FORMULAMINE_HOME"] = str(Settings().home.with_name(".formulamine-demo"))
-    home = Path(os.environ["FORMULAMINE_HOME"])
-    sample = home / "sample.git"
-    write_sample(sample)
+    try:
+        home = Settings().home.with_name(".formulamine-demo")
+        sample = write_sample(home / "sample.git").path
+    except SettingsError as error:
+        refuse(error)
+    except (OSError, subprocess.CalledProcessError) as error:
+        refuse(f"the sample cannot be written below {home}: {error}", COULD_NOT_FINISH)
+    os.environ["FORMULAMINE_HOME"] = str(home)
     isolation = Isolation.probe()
     if not isolation.bubblewrap:
         click.echo(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 import time
 import uuid
 from contextlib import suppress
@@ -28,17 +29,21 @@ class Cgroup:
 
     @classmethod
     def available(cls) -> bool:
-        """Whether a group with both limits can be made here. Also clears what killed runs left behind."""
+        """Whether a group with both limits can be made and entered here. Also clears what killed runs left behind."""
         try:
             for parent in _parents():
                 for old in parent.glob("*-*"):
-                    with suppress(OSError):
-                        old.rmdir()
+                    if not Path("/proc", old.name.partition("-")[0]).exists():  # else its process is about to enter it
+                        with suppress(OSError):
+                            old.rmdir()
             group = cls.create(64, 8)
         except OSError:
             return False
-        group.remove()
-        return True
+        try:
+            entered = subprocess.run(["/bin/sh", "-c", f"{group.enter} :"], check=False, stderr=subprocess.DEVNULL)
+            return entered.returncode == 0
+        finally:
+            group.remove()
 
     @classmethod
     def create(cls, memory_mb: int, processes: int) -> Cgroup:
@@ -48,15 +53,22 @@ class Cgroup:
             OSError: none can be made.
         """
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folders = tuple(parent / name for parent in _parents())
-        for folder in folders:
-            folder.mkdir()
-        limits = {"memory.limit_in_bytes": memory_mb * 2**20, "memory.max": memory_mb * 2**20, "pids.max": processes}
-        wanted = ("memory.max", "pids.max") if _version_2() else ("memory.limit_in_bytes", "pids.max")
-        for file in wanted:
-            (target,) = [folder / file for folder in folders if (folder / file).exists()]
-            target.write_text(str(limits[file]))
-        return cls(folders)
+        group = cls(tuple(parent / name for parent in _parents()))
+        memory, pids = group.folders[0], group.folders[-1]
+        limits = {
+            memory / ("memory.max" if _version_2() else "memory.limit_in_bytes"): memory_mb * 2**20,
+            pids / "pids.max": processes,
+        }
+        try:
+            for folder in group.folders:
+                folder.mkdir()
+            for file, limit in limits.items():
+                with file.open("r+") as existing:  # never made by us: in a plain folder it would limit nothing
+                    existing.write(str(limit))
+        except OSError:
+            group.remove()
+            raise
+        return group
 
     @property
     def enter(self) -> str:

@@ -5,10 +5,13 @@ Here belongs putting services together from settings. No service is opened befor
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from formulamine.services.git import Git
 from formulamine.services.ledger import Ledger
@@ -34,6 +37,25 @@ class Services:
         return Ledger(self.settings.ledger_url)
 
     @cached_property
+    def scratch(self) -> Path:
+        """Folder for what must not outlive this process; what killed ones left there is removed."""
+        parent = self.settings.home / "scratch"
+        own = parent / str(os.getpid())
+        own.mkdir(parents=True, exist_ok=True)
+        for left in parent.iterdir():
+            if not Path("/proc", left.name).exists():
+                shutil.rmtree(left, ignore_errors=True)  # another run may be removing it too
+        return own
+
+    def close(self) -> None:
+        """End whatever still runs, and give back what is open."""
+        self.cancelled.set()
+        if "ledger" in self.__dict__:
+            self.ledger.close()
+        if "scratch" in self.__dict__:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    @cached_property
     def tables(self) -> Tables:
         """Tables by month."""
         return Tables(self.settings.home / "tables")
@@ -51,7 +73,7 @@ class Services:
     @cached_property
     def resolver(self) -> Resolver:
         """Resolution by uv, and the interpreters on offer."""
-        return Resolver(self.settings.home / "cache" / "uv", self.cancelled)
+        return Resolver(self.settings.home / "cache" / "uv", self.scratch, self.cancelled)
 
     @cached_property
     def sandboxes(self) -> Sandboxes:

@@ -276,7 +276,9 @@ class Git:
             (git_dir / "info").mkdir()
             (git_dir / "info" / "attributes").write_text(ATTRIBUTES)
             pack = str(git_dir / "objects" / "pack" / "pack")
-            run(["pack-objects", "--revs", "--quiet", pack], git_dir=mirror, stdin=_lines([tree]))
+            # Run beside the new objects: git renames the pack into place, and the mirror may be on another disk.
+            near = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{mirror / "objects"}"'}
+            run(["pack-objects", "--revs", "--quiet", pack], git_dir=git_dir, environment=near, stdin=_lines([tree]))
             made = run(["commit-tree", "-m", "source", tree], git_dir=git_dir, environment=NOBODY).decode().strip()
             run(["update-ref", "refs/heads/main", made], git_dir=git_dir)
             if tag is not None:

@@ -21,6 +21,7 @@ from formulamine.items import Cancelled
 GITCONFIG = Path(__file__).with_name("gitconfig")
 POLL_MS = 200  # how long a cancel may wait to be seen
 CHUNK_BYTES = 1 << 20
+DISK_FULL = ("No space left on device", "unable to write file")  # the latter: a checkout's word, without the reason
 
 # What git may inherit: where programs and keys are, how the network is reached. Everything else (GIT_DIR,
 # GIT_EXEC_PATH, GIT_SSH_COMMAND ...) would let the caller's surroundings decide what is read or started.
@@ -235,7 +236,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def _failure(command: str, code: int, errors: str) -> Exception:
     """What a failed process means, from what it said."""
-    if "No space left on device" in errors:
+    if any(sign in errors for sign in DISK_FULL):
         return OSError(errno.ENOSPC, f"no space left on device (git {command}): make room and run again")
     lines = [line.removeprefix("remote: ").strip() for line in errors.splitlines() if line.strip()]
     # The line that says what is wrong, not what follows from it nor the advice after it.

@@ -26,7 +26,8 @@ from formulamine.items import Cancelled
 from formulamine.services.sandbox import Command, Sandbox, kill, network_variables, raise_if_disk_full
 
 TIMEOUT_S = 600  # of one uv call; a large resolution takes seconds, a large download a minute or two
-_NOT_FOUND = re.compile(r"Because ([A-Za-z0-9._-]+) was not found in the package registry")
+_NOT_FOUND = re.compile(r"\b([A-Za-z0-9._-]+) was not found in the package registry")
+_PIN = re.compile(r"[A-Za-z0-9._-]+==\S+")
 _OFFLINE = ("Request failed after", "Failed to fetch", "client error (Connect)", "dns error", "operation timed out")
 _NEEDS_BUILD = ("no usable wheels", "building from source is disabled", "no wheels with a matching", "--no-build")
 _PROBE = (
@@ -66,9 +67,10 @@ class Interpreter:
 class Resolver:
     """Answers from uv, with one cache for all calls on the host."""
 
-    def __init__(self, cache: Path, cancelled: threading.Event) -> None:
+    def __init__(self, cache: Path, scratch: Path, cancelled: threading.Event) -> None:
         self.uv = Path(uv.find_uv_bin())
         self._cache = cache
+        self._scratch = scratch
         self._cancelled = cancelled
         self._lock = threading.Lock()
         self._answers: dict[tuple[tuple[str, ...], str, datetime | None], list[str] | Unresolvable] = {}
@@ -142,7 +144,7 @@ class Resolver:
         if cutoff is not None:
             arguments += ["--exclude-newer", cutoff.strftime("%Y-%m-%dT%H:%M:%SZ")]
         interpreter = self.interpreters[series]
-        with tempfile.TemporaryDirectory(prefix="formulamine-") as folder:
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             listing = Path(folder, "requirements.in")
             listing.write_text("\n".join(requirements) + "\n")
             arguments += ["--python", str(interpreter.path), str(listing)]
@@ -160,7 +162,7 @@ class Resolver:
                 code, output = result.exit_code, result.output
         if code != 0:
             raise _failure(output)
-        return sorted(line.strip() for line in output.splitlines() if "==" in line)
+        return sorted(line for line in output.splitlines() if _PIN.fullmatch(line))
 
     def make_environment(self, pins: Sequence[str], series: str, folder: Path, sandbox: Callable[[], Sandbox]) -> None:
         """A virtual environment with pins and nothing else. Wheels are copied on the host, the rest is built inside.
@@ -228,7 +230,7 @@ def _failure(output: str) -> Exception:
     if any(sign in output for sign in _OFFLINE):
         return IndexUnreachable(_last_line(output))
     message = " ".join(line.strip() for line in output.splitlines() if line.strip() and not line.startswith("warning"))
-    return Unresolvable(message[:1000], frozenset(_NOT_FOUND.findall(output)))
+    return Unresolvable(message[:1000], frozenset(_NOT_FOUND.findall(" ".join(output.split()))))
 
 
 def _last_line(output: str) -> str:

@@ -30,6 +30,8 @@ POLL_S = 0.1
 MAX_PROCESSES = 512  # enough for a parallel compiler, far below what harms a host
 MAX_FILE_MB = 4096
 TMP_MB = 2048
+DISK_FULL_MB = 64  # free space below which a tool's word that the disk is full is believed
+ENDED_POLL_S = 0.01  # between a command's last output and its end
 # What a build or a benchmark may need of the host's /etc: certificates, the loader's cache, how names resolve.
 ETC = ("ssl", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "mime.types")
 ETC_NETWORK = ("resolv.conf", "hosts", "nsswitch.conf", "services")
@@ -116,7 +118,7 @@ class Sandbox:
         """
         started = time.monotonic()
         running = self._start(command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-        process, output, timed_out = running.process, _Output(), False
+        process, output, timed_out, open_ = running.process, _Output(), False, True
         assert process.stdout is not None
         try:
             while True:
@@ -125,22 +127,21 @@ class Sandbox:
                 if time.monotonic() - started > command.timeout_s:
                     timed_out = True
                     break
-                ready, _, _ = select.select([process.stdout], [], [], POLL_S)
-                if ready:
+                if open_ and select.select([process.stdout], [], [], POLL_S)[0]:
                     chunk = os.read(process.stdout.fileno(), 65536)
-                    if not chunk:
-                        break
                     output.add(chunk)
-                elif process.poll() is not None:
-                    break  # ended, though something it left behind holds the pipe open
-            if not timed_out:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=1)
+                    open_ = bool(chunk)
+                elif _ended(process):
+                    break  # though something it left behind may hold the pipe open
+                elif not open_:
+                    time.sleep(ENDED_POLL_S)
         finally:
             out_of_memory = running.cgroup is not None and running.cgroup.out_of_memory()
             running.close()
         text = output.text()
-        raise_if_disk_full(text)
+        # Foreign code may say anything, and its own /tmp may be full: only a full disk of ours ends the run.
+        if any(shutil.disk_usage(folder).free < DISK_FULL_MB * 2**20 for folder in command.writable):
+            raise_if_disk_full(text)
         return Result(process.returncode, text, timed_out, out_of_memory, time.monotonic() - started)
 
     def start(self, command: Command) -> Running:
@@ -153,7 +154,8 @@ class Sandbox:
             cgroup.enter if cgroup else ""
         )
         argv = bubblewrap(command) if self.isolated else command.argv
-        environment = _environment(command, self.isolated)
+        # Variables that a repository names (LD_PRELOAD ...) reach its command alone, not what sets up the sandbox.
+        environment = {"PATH": "/usr/bin:/bin"} if self.isolated else _environment(command, isolated=False)
         process = self._spawner.spawn(
             lambda: subprocess.Popen(
                 ["/bin/sh", "-c", script + ' exec "$@"', "sh", *argv],
@@ -187,10 +189,13 @@ def bubblewrap(command: Command) -> list[str]:
         argv += ["--ro-bind", str(path), str(path)]
     for path in command.writable:
         argv += ["--bind", str(path), str(path)]
+    argv += ["--remount-ro", "/", "--clearenv"]
+    for name, value in _environment(command, isolated=True).items():
+        argv += ["--setenv", name, value]
     return [*argv, "--chdir", str(command.cwd), "--", *command.argv]
 
 
-def _environment(command: Command, isolated: bool) -> dict[str, str]:
+def _environment(command: Command, *, isolated: bool) -> dict[str, str]:
     """The whole environment of a command: nothing of the host's but what an installing step needs."""
     home = "/tmp/home" if isolated else str(command.cwd)
     environment = {"PATH": "/usr/bin:/bin", "HOME": home, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
@@ -207,8 +212,9 @@ def network_variables() -> dict[str, str]:
 
 def kill(process: subprocess.Popen[bytes], cgroup: Cgroup | None = None) -> None:
     """Kill a process, its session and its cgroup, wait for it, and close its pipes."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode is None:  # not reaped, so its number is still its own and no stranger's
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     if cgroup is not None:
         cgroup.kill()
     process.wait()
@@ -218,6 +224,11 @@ def kill(process: subprocess.Popen[bytes], cgroup: Cgroup | None = None) -> None
                 pipe.close()
     if cgroup is not None:
         cgroup.remove()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has ended, which is left to be reaped."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def raise_if_disk_full(output: str) -> None:
@@ -283,7 +294,8 @@ class Sandboxes:
         """
         if self.isolation.bubblewrap and (self.isolation.cgroups or self._trust):
             return self._sandbox
-        if all(self._is_ours(commit) for commit in commits):
+        known = [self._is_ours(commit) for commit in commits]
+        if known and all(known):
             return self._sandbox
         if not self.isolation.bubblewrap:
             raise NoSandbox(f"{self.isolation.why_not}: install bubblewrap, foreign code never runs without it")

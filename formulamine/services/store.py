@@ -161,9 +161,9 @@ class Tables:
             written = pl.read_parquet_metadata(path).get(SCHEMA_KEY)
             if written != schema_hash(table_schema(name)):
                 raise StoreError(f"{path} was written with another version of the table's schema: {mend}")
-            frame = pl.read_parquet(path)
+            frame = pl.read_parquet(path, glob=False)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise StoreError(f"{path} is damaged ({error}): {mend}") from error
+            raise StoreError(f"{path} is damaged ({str(error).splitlines()[0]}): {mend}") from error
         if dict(frame.schema) != table_schema(name):
             raise StoreError(f"{path} does not have the columns of {name}: {mend}")
         return frame

@@ -21,6 +21,7 @@ from formulamine.orchestration import (
     Found,
     MonthRun,
     advance_month,
+    as_it_stands,
     log,
     month_asset,
     month_check,
@@ -37,6 +38,7 @@ from formulamine.ship.release import (
     compose,
     pass_gates,
     read_manifest,
+    recover,
     verify,
     write,
 )
@@ -68,7 +70,12 @@ def problem_statements_step(services: Services) -> Step[StatementInput]:
         reads=StatementInput,
         run=StatementStep(services.git, services.blobs, services.settings.measure),
         reasons=StatementReason,
-        sources=("formulamine.ship.statements", "formulamine.ship.leak", "formulamine.discover.diff"),
+        sources=(
+            "formulamine.ship.statements",
+            "formulamine.ship.leak",
+            "formulamine.discover.diff",
+            "formulamine.verify.measure",
+        ),
         settings=(services.settings.measure,),
         data_files=(TEMPLATE_FILE,),
         workers=services.settings.workers.judge_workers,
@@ -97,6 +104,9 @@ def problem_statements(context: dg.AssetExecutionContext, run: MonthRun) -> dg.M
 def published_release(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """The month's release."""
     month, services = context.partition_key, run.services
+    recover(release_folder(services, month))
+    if not run.selects("published_release"):
+        return as_it_stands("published_release", month, run)
     still_open = open_items(month, services)
     if still_open and not run.partial:
         raise ReleaseRefused(refusal(month, still_open))
@@ -125,7 +135,7 @@ def published_release(context: dg.AssetExecutionContext, run: MonthRun) -> dg.Ma
         reads=ReleaseInput,
         run=step_run,
         reasons=ReleaseReason,
-        sources=("formulamine.ship.release",),
+        sources=("formulamine.ship.release", "formulamine.ship.statements", "formulamine.ship.leak"),
         settings=(services.settings.measure, services.settings.release),
         outside={"release_version": release.version, "gate": _gates_digest(gates)},
     )

@@ -19,8 +19,9 @@ MIN_NAME = 4  # shorter names (i, fn, key) are words of any text
 MAX_FILE_BYTES = 1_000_000  # larger text files are data
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Definitions, imports, loop variables; targets of assignments; parameters with a default and keywords of calls.
 _DEFINED = re.compile(
-    r"\b(?:def|class|cdef|cpdef|fn|struct|import|as)\s+([A-Za-z_]\w*)|^\s*(?:self\.)?([A-Za-z_]\w*)\s*(?::[^=]*)?=(?!=)"
+    r"\b(?:def|class|cdef|cpdef|fn|struct|import|as|for)\s+([A-Za-z_]\w*)|\bcp?def\b[^(=:]*?([A-Za-z_]\w*)\s*\(|\b([A-Za-z_]\w*)\s*(?::[^=]*)?=(?!=)"
 )
 
 

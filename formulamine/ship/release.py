@@ -31,6 +31,10 @@ CARD_FILE = Path(__file__).with_name("dataset_card.md.tmpl")
 MANIFEST = "manifest.json"
 
 
+# What raw samples say again, and a row must say too.
+MEASURED = ("verdict", "benchmark", "speedup", "ci_low", "ci_high", "regressions", "environment_differs", "machine")
+
+
 class ReleaseReason(StrEnum):
     """The gate at which a pull request was held."""
 
@@ -137,12 +141,13 @@ def pass_gates(
         raw = RawBlob.model_validate_json(blobs.get(item.raw_sha256))
         recipe = Recipe.model_validate_json(blobs.get(item.recipe_hash))
         patch = blobs.get(item.patch_sha256)
-    except (StoreError, ValueError) as error:
-        return Held(ReleaseReason.EVIDENCE_MISSING, str(error))
-    if (raw.pr_id, raw.recipe_hash) != (item.pr_id, item.recipe_hash):
-        return Held(ReleaseReason.EVIDENCE_MISSING, f"the raw samples are those of {raw.pr_id} under another recipe")
-    again = record_of(raw, measure)
-    for name in ("verdict", "benchmark", "speedup", "ci_low", "ci_high", "regressions"):
+        again = record_of(raw, measure)
+    except (StoreError, ValueError, TypeError, KeyError) as error:
+        return Held(ReleaseReason.EVIDENCE_MISSING, f"{type(error).__name__}: {error}")
+    if (raw.pr_id, raw.recipe_hash, raw.backend) != (item.pr_id, item.recipe_hash, item.backend):
+        other = f"{raw.pr_id} on {raw.backend} with recipe {raw.recipe_hash[:12]}"
+        return Held(ReleaseReason.EVIDENCE_MISSING, f"the raw samples are those of {other}")
+    for name in MEASURED:
         if getattr(again, name) != getattr(item, name):
             said, found = getattr(item, name), getattr(again, name)
             return Held(ReleaseReason.VERDICT_DIFFERS, f"{name} is {said}, raw samples say {found}")
@@ -155,7 +160,7 @@ def pass_gates(
         or item.ci_low < measure.min_lower_bound
     ):
         return Held(ReleaseReason.NOT_FASTER_ENOUGH, f"{item.verdict}, {item.speedup} with lower bound {item.ci_low}")
-    for name in ("base_sha", "merge_sha", "python_version", "pins", "pins_base", "build_pins"):
+    for name in ("repo", "base_sha", "merge_sha", "python_version", "pins", "pins_base", "build_pins"):
         if getattr(recipe, name) != getattr(item, name):
             return Held(ReleaseReason.RECIPE_DIFFERS, f"{name} is not what was built")
     mirror = git.open(item.repo, item.url)
@@ -257,12 +262,10 @@ def write(release: Release, folder: Path, published_at: datetime) -> bool:
     Returns:
         Whether it was written.
     """
+    recover(folder)
     if verify(folder) == [] and read_manifest(folder).get("release_version") == release.version:
         return False
-    aside, old = folder.with_name(f".{folder.name}.writing"), folder.with_name(f".{folder.name}.old")
-    for leftover in (aside, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    aside, old = _beside(folder)
     for name, content in release.files.items():
         path = aside / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,10 +280,37 @@ def write(release: Release, folder: Path, published_at: datetime) -> bool:
     return True
 
 
+def recover(folder: Path) -> None:
+    """Finish or undo a writing that was killed: between its two renames there is no folder, but both are beside it."""
+    aside, old = _beside(folder)
+    if not folder.exists():
+        for whole in (aside, old):
+            if whole.exists() and not verify(whole):
+                whole.rename(folder)
+                break
+    for leftover in (aside, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where the next release is written, and where the last one waits until that is in place."""
+    return folder.with_name(f".{folder.name}.writing"), folder.with_name(f".{folder.name}.old")
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a written release; empty where there is none."""
+    """The manifest of a written release; empty where there is none.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
     path = folder / MANIFEST
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    manifest = json.loads(path.read_text())
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path} is no JSON object")
+    return manifest
 
 
 def verify(folder: Path) -> list[str]:
@@ -291,21 +321,19 @@ def verify(folder: Path) -> list[str]:
         return [f"{MANIFEST} is no JSON: {error}"]
     if not manifest:
         return [f"{folder} holds no {MANIFEST}"]
+    content = {key: value for key, value in manifest.items() if key not in ("release_version", "published_at")}
+    if Release("", {}, content).version != manifest.get("release_version"):
+        return [f"{MANIFEST} is not what its release_version says"]
     wrong = []
-    for name, digest in manifest.get("files", {}).items():
+    for name, digest in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
+        if not path.is_file() or path.is_symlink():
             wrong.append(f"{name} is missing")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             wrong.append(f"{name} is not what the manifest says")
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    wrong += [
-        f"{name} is not in the manifest" for name in sorted(present - set(manifest.get("files", {})) - {MANIFEST})
-    ]
-    content = {key: value for key, value in manifest.items() if key not in ("release_version", "published_at")}
-    if Release("", {}, content).version != manifest.get("release_version"):
-        wrong.append(f"{MANIFEST} is not what its release_version says")
-    return wrong
+    listed = {*manifest["files"], MANIFEST}
+    present = {path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+    return wrong + [f"{name} is not in the manifest" for name in sorted(map(str, present)) if name not in listed]
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:
@@ -314,6 +342,10 @@ def _parquet(frame: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _card(
@@ -329,7 +361,7 @@ def _card(
         ended = ", ".join(f"{name}: {count}" for name, count in most_first)
         table.append(f"| {asset} | {sum(counts.values())} | {ended or 'nothing arrived'} |")
     listing = [
-        f"| {row.repo}#{row.number} | `{row.benchmark}` | {row.speedup:.2f}x | {row.ci_low:.2f}x |" for row in rows
+        f"| {row.repo}#{row.number} | `{_cell(row.benchmark)}` | {row.speedup:.2f}x | {row.ci_low:.2f}x |" for row in rows
     ]
     verified = "| pull request | benchmark | speedup | lower bound |\n|---|---|---|---|\n" + "\n".join(listing)
     notes = []

@@ -7,7 +7,7 @@ left out, never rewritten. What counts as telling the fix is `leak.py`'s matter.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,21 +24,56 @@ from formulamine.verify.measure import RawBlob, record_of
 
 TEMPLATE_FILE = Path(__file__).with_name("statement.md.tmpl")
 SHORTEST_SENTENCE = 20  # characters; what is shorter is a fragment ("Thanks!", "See below.")
-_CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)|^(?: {4}|\t).*$", re.DOTALL | re.MULTILINE)
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-# Trailers, checklists, headings and headers of squashed messages: not sentences.
+BATCH = 256  # files of a base tree read at a time
+_CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|^(?: {4}|\t)[^\n]*$", re.DOTALL | re.MULTILINE)
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+# Lines that are no sentences.
 _NO_PROSE = re.compile(
-    r"^\s*(?:[A-Z][A-Za-z-]+-by:|Co-authored-by:|[-*] \[[ xX]\]|#{1,6} |\* [a-z]+:|>|\|)", re.MULTILINE
+    r"^\s*(?:"
+    r"(?:[\w-]+-by|cc|closes?|fix(?:es|ed)?|resolves?|refs?|see also|change-id)\s*:|"  # trailers
+    r"(?:[-*+]|\d+[.)])\s+\\?\[[ x]?\]|"  # checklists
+    r"#{1,6}\s|\*\*[^*]+\*\*:?\s*$|__[^_]+__:?\s*$|[-=*_]{3,}\s*$|"  # headings and rules
+    r"\* |"  # subjects of squashed commits, as GitHub lists them
+    r">|\||[^|\n]*\|[^|\n]*\||!\[|</?[a-z!]|"  # quotes and doctests, tables, pictures, HTML
+    r"[%$]|(?:In|Out) ?\[\d*\]|[-+!]?\s*[\d.]+(?:±\S+|\s*[mnuµ]?s\b)"  # sessions, timings as ASV prints them
+    r")",
+    re.IGNORECASE,
 )
-_REFERENCE = re.compile(r"https?://|\b[0-9a-f]{7,40}\b|(?:^|\W)#\d+|\bgh-\d+|\bpull request\b|\bPR\b|\bcommit\b", re.I)
+_REFERENCE = re.compile(
+    r"https?://|\bwww\.|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b|(?:^|\W)#\d+|\bgh-\d+|"
+    r"\bpull[- ]request\b|\bPRs?\b|\bMR\b|\bcommits?\b|(?:^|\s)@\w",
+    re.IGNORECASE,
+)
+# What templates of pull requests ask for and reviewers like to hear.
+_CEREMONY = re.compile(
+    r"\bthank(?:s| you)\b|\bcontribut(?:ing|ions?|ors?)\b|\bI (?:have read|agree|confirm|certify)\b|\bI(?:'ve| have) added\b|"
+    r"\bchangelog\b|\bwhat'?s ?new\b|\brelease notes?\b|\btests? (?:are |were |was |have been )?(?:added|pass\w*|updated)\b|"
+    r"\b(?:added|adds?|new|unit|existing|all) tests?\b|\bdocumentation\b|\bplease (?:describe|add|read|include|ensure|delete)\b",
+    re.IGNORECASE,
+)
 # "We now cache it", "This replaces the loop": the fix in words. Said of the code after the change, so never before it.
-_SOLUTION = re.compile(
-    r"\b(?:this (?:change|patch|commit|adds|avoids|caches|fixes|makes|moves|removes|replaces|speeds|uses)|instead|"
-    r"now|by \w+ing|replaced?|rewr[io]te|refactor\w*|switch(?:ed)? to|speed-?ups? of|\d+(?:\.\d+)?x|"
-    r"faster (?:than|by))\b",
-    re.I,
+# A title that only names the aim ("Speed up x", "Fix slow x") tells nothing.
+_VERBS = (
+    "add|allow|avoid|bypass|cach(?:e|ing)|chang(?:e|ing)|convert|defer|delay|do not|don't|drop|eliminat|enabl|hoist|implement|"
+    "inlin|introduc|lazily|limit|memoi[sz]|mov(?:e|ing)|parallel|pass|precomput|pre-?(?:comput|alloc|siz)|prefer|"
+    "prevent|reduc|refactor|remov|reorder|replac|reus|rework|rewr[io]t|short-?circuit|simplif|skip|stop|stor(?:e|ing)|"
+    "swap|switch|unroll|us(?:e|ing)|vectori[sz]"
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(])|\n\s*\n|\n(?=[-*] )")
+_SOLUTION = re.compile(
+    rf"^\W*(?:[\w ./-]+(?:\([^)]*\))?!?\]?:\s*|\[[^\]]*\]\s*)?(?:{_VERBS})\w*\b|"  # "PERF: avoid copies"
+    r"\bthis (?:change|patch|adds|avoids|caches|changes|fixes|improves|is (?:done|achieved)|makes|moves|reduces|removes|"
+    r"replaces|speeds|uses)\b|"
+    r"\b(?:I|we)(?:'ve| have)? (?!noticed|profiled|observed|measured|tried|benchmarked|encountered|needed|wanted)"
+    r"(?:\w+ed|made|wrote|rewrote|put|took|chose|can (?:just|simply|instead)|avoid|cache|skip|reuse|precompute)\b|"
+    r"\b(?:speed\w*|fast\w*|optimi\w+|improv\w+|perf\w*|efficien\w+|reduc\w+)\b.*\b(?:using|via|through)\b|"
+    r"\b(?:the|my|our) (?:fix|solution|idea|trick|heart of)\b|"
+    r"\b(?:instead|now|no longer|rather than|in favou?r of|replac\w+|rewr[io]t\w+|refactor\w*|switch(?:ed)? to|memoi[sz]\w*|"
+    r"by \w+ing|speed-?ups? of|\d+(?:\.\d+)?x|faster (?:than|by))\b|"
+    r"\bonce\W*$|[-=]>|→",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(])|\n\s*\n|\n(?=\s*(?:[-+]|\d+[.)]) )")
+_BULLET = re.compile(r"^(?:[-+]|\d+[.)]) ")
 
 
 class StatementReason(StrEnum):
@@ -78,7 +113,8 @@ class StatementStep:
         leaks = fix.leaks(statement)
         if leaks:
             return Failed(StatementReason.LEAK, f"the rendered text tells the fix: {'; '.join(leaks[:5])}")
-        sources = (["title"] if item.title in kept else []) + (["message"] if set(kept) - {item.title} else [])
+        title = item.title.strip()
+        sources = (["title"] if title in kept else []) + (["message"] if set(kept) - {title} else [])
         return Done(
             ProblemStatement(
                 statement=statement, sources=[*sources, "measured"], parts=kept, fidelity=1.0, removed=removed
@@ -87,29 +123,36 @@ class StatementStep:
 
 
 def fix_of(repo: str, url: str, base_sha: str, patch_sha256: str, core_files: list[str], git: Git, blobs: Blobs) -> Fix:
-    """What only the fix has, from its patch and the whole base tree."""
+    """What only the fix has, from its patch and the whole base tree; the template's words are everybody's too."""
     mirror = git.open(repo, url)
     places = [(base_sha, entry.path) for entry in git.list_tree(mirror, base_sha) if entry.type == "blob"]
-    contents = (content for content in git.read_blobs(mirror, places).values() if content is not None)
-    texts = (one.decode("utf-8", "replace") for one in contents if len(one) <= MAX_FILE_BYTES and b"\0" not in one)
-    return Fix.of(parse_patch(blobs.get(patch_sha256)), core_files, texts)
+
+    def texts() -> Iterator[str]:
+        yield TEMPLATE_FILE.read_text()
+        for start in range(0, len(places), BATCH):
+            for content in git.read_blobs(mirror, places[start : start + BATCH]).values():
+                if content is not None and len(content) <= MAX_FILE_BYTES and b"\0" not in content:
+                    yield content.decode("utf-8", "replace")
+
+    return Fix.of(parse_patch(blobs.get(patch_sha256)), core_files, texts())
 
 
 def choose(title: str, body: str, leaks: Callable[[str], list[str]]) -> tuple[list[str], list[str]]:
     """Sentences of title and body that tell the problem and not the fix, and those that were left out."""
     kept: list[str] = []
     removed: list[str] = []
-    for sentence in [title.strip(), *sentences(body)]:
-        telling = _SOLUTION.search(sentence) or _REFERENCE.search(sentence) or leaks(sentence)
-        (removed if telling else kept).append(sentence)
+    for sentence in filter(None, dict.fromkeys([title.strip(), *sentences(body)])):
+        unwanted = any(rule.search(sentence) for rule in (_SOLUTION, _REFERENCE, _CEREMONY)) or leaks(sentence)
+        (removed if unwanted else kept).append(sentence)
     return kept, removed
 
 
 def sentences(body: str) -> list[str]:
     """Sentences of a message, each as it stands there but for its line breaks; code blocks are none."""
-    prose = _CODE_BLOCK.sub("\n\n", _COMMENT.sub("", body.replace("\r\n", "\n")))
-    lines = [line for line in prose.split("\n") if not _NO_PROSE.match(line)]
-    found = (" ".join(part.split()).lstrip("-* ") for part in _SENTENCE_END.split("\n".join(lines)))
+    prose = _CODE_BLOCK.sub("\n\n", _COMMENT.sub("\n\n", body.replace("\r\n", "\n")))
+    # What is left out ends a sentence: two halves that stand apart are none of the source.
+    lines = ["" if _NO_PROSE.match(line) else line for line in prose.split("\n")]
+    found = (_BULLET.sub("", " ".join(part.split())) for part in _SENTENCE_END.split("\n".join(lines)))
     return [sentence for sentence in found if len(sentence) >= SHORTEST_SENTENCE and " " in sentence]
 
 

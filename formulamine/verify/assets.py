@@ -10,6 +10,8 @@ from formulamine.checks import done_rows, read_table, well_formed
 from formulamine.items import Step
 from formulamine.orchestration import Found, MonthRun, advance_month, month_asset, month_check
 from formulamine.services.container import Services
+from formulamine.services.store import StoreError
+from formulamine.tables import SpeedupMeasurement
 from formulamine.verify import protocol
 from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, RawBlob, machine_class, record_of
 
@@ -18,6 +20,7 @@ SPEEDUP_MEASUREMENTS_VERSION = "1"
 CONTROL_RATE = 0.001
 IMPROBABLE = 0.01
 MODULES = "formulamine.verify."
+MEASURED = [name for name in SpeedupMeasurement.model_fields if name != "results"]
 
 
 def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
@@ -58,17 +61,25 @@ def speedup_measurements(context: dg.AssetExecutionContext, run: MonthRun) -> dg
 
 
 def verdicts_follow(month: str, services: Services) -> Found:
-    """Each verdict and interval is what the raw samples say."""
+    """Each verdict, interval and benchmark result is what the raw samples say."""
     wrong = []
     measured = read_table("speedup_measurements", month, services).filter(pl.col("raw_sha256").is_not_null())
+    results = read_table("benchmark_results", month, services)
     for row in measured.to_dicts():
-        raw = RawBlob.model_validate_json(services.blobs.get(row["raw_sha256"]))
-        again = record_of(raw, services.settings.measure)
+        try:
+            raw = RawBlob.model_validate_json(services.blobs.get(row["raw_sha256"]))
+            again = record_of(raw, services.settings.measure)
+        except (StoreError, ValueError, TypeError, KeyError) as error:
+            wrong.append(f"{row['pr_id']} has no raw samples: {error}")
+            continue
         if raw.pr_id != row["pr_id"]:
             wrong.append(f"{row['pr_id']} stands on the samples of {raw.pr_id}")
-        for name in ("verdict", "benchmark", "speedup", "ci_low", "ci_high", "regressions", "controls_passed"):
+        for name in MEASURED:
             if getattr(again, name) != row[name]:
                 wrong.append(f"{row['pr_id']}: {name} is {row[name]}, raw samples say {getattr(again, name)}")
+        said = results.filter(pl.col("pr_id") == row["pr_id"]).drop("pr_id").to_dicts()
+        if said != [one.model_dump() for one in again.results]:
+            wrong.append(f"{row['pr_id']}: its benchmark_results are not what raw samples say")
     return Found.of(wrong, fine=f"{measured.height} verdicts recomputed")
 
 

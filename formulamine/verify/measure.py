@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import threading
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -29,10 +30,7 @@ from formulamine.verify import protocol
 from formulamine.verify.side import HARNESS, HarnessConfig, Launch, Limits
 from formulamine.verify.side import Cancelled as MeasurementCancelled
 
-# One thread a side: what a machine's other cores do must not be part of a benchmark's CPU time.
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
+PROGRESS_EVERY_S = 20.0
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +58,23 @@ class MeasureInput(Record):
 
 
 class RawBlob(Record):
-    """Raw samples of a measurement and of its A/A control, as `protocol.RawMeasurement` writes them."""
+    """All that a measurement saw: its samples and those of its A/A control, as `protocol.RawMeasurement` writes them."""
 
     pr_id: str
     recipe_hash: str
+    backend: str
+    environment_differs: bool
+    machine: str
+    load_before: float
+    load_after: float
+    limits: list[str]
     measurement: str
     control: str
+
+
+    def to_blob(self) -> bytes:
+        """Bytes whose hash names the measurement."""
+        return self.model_dump_json().encode()
 
 
 def machine_class() -> str:
@@ -115,8 +124,13 @@ class MeasureStep:
         limits = Limits(call_seconds=self.settings.benchmark_timeout_s, total_seconds=self.settings.measure_timeout_s)
         load_before = os.getloadavg()[0]
 
+        last_said = time.monotonic()
+
         def progress(stage: str, done: int, total: int) -> None:
-            _log.debug("%s: %s %d/%d", item.pr_id, stage, done, total)
+            nonlocal last_said
+            if time.monotonic() - last_said > PROGRESS_EVERY_S:
+                last_said = time.monotonic()
+                _log.info("%s: %s %d/%d", item.pr_id, stage, done, total)
 
         try:
             base = self._launch(pair, pair.base, item, seed, sandbox, running)
@@ -136,19 +150,17 @@ class MeasureStep:
         raw = RawBlob(
             pr_id=item.pr_id,
             recipe_hash=item.recipe_hash,
+            backend=item.backend,
+            environment_differs=bool(pair.recipe.pins_base),
+            machine=machine_class(),
+            load_before=load_before,
+            load_after=os.getloadavg()[0],
+            limits=sandbox.limits,
             measurement=measured.raw.to_json(),
             control=control.raw.to_json(),
         )
-        record = record_of(raw, self.settings).model_copy(
-            update={
-                "environment_differs": bool(pair.recipe.pins_base),
-                "raw_sha256": self.blobs.put(raw.model_dump_json().encode()),
-                "machine": machine_class(),
-                "load_before": load_before,
-                "load_after": os.getloadavg()[0],
-                "limits": sandbox.limits,
-            }
-        )
+        self.blobs.put(raw.to_blob())
+        record = record_of(raw, self.settings)
         if record.verdict == "faster":
             return Done(record)
         verdict = measured.verdict
@@ -170,11 +182,14 @@ class MeasureStep:
         command = Command(
             config.command(str(side.python), str(HARNESS)),
             readable=(*side.readable, pair.suite_parent, pair.tools, HARNESS),
-            environment={**ONE_THREAD, **pair.recipe.environment_variables},
+            environment=pair.recipe.environment_variables,
             memory_mb=self.settings.measure_memory_mb,
         )
 
         def launch() -> subprocess.Popen[bytes]:
+            for ended in [one for one in running if one.process.poll() is not None]:
+                ended.close()  # a measurement starts hundreds: their cgroups go with them
+                running.remove(ended)
             running.append(sandbox.start(command))
             return running[-1].process
 
@@ -182,7 +197,11 @@ class MeasureStep:
 
 
 def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
-    """What raw samples say, by the protocol alone: the step and the release's gate both ask here."""
+    """What raw samples say, by the protocol alone: the step and the release's gate both ask here.
+
+    Raises:
+        ValueError, TypeError, KeyError: these are no raw samples.
+    """
     thresholds = (settings.min_speedup, settings.min_lower_bound)
     verdict = protocol.decide(protocol.RawMeasurement.from_json(raw.measurement), *thresholds)
     control = protocol.decide(protocol.RawMeasurement.from_json(raw.control), *thresholds)
@@ -202,12 +221,12 @@ def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
         controls_passed=sum(one.decision in ("faster", "slower") for one in controls),
         tests_before=None,
         tests_after=None,
-        environment_differs=False,
+        environment_differs=raw.environment_differs,
         recipe_hash=raw.recipe_hash,
-        raw_sha256="",
-        machine="",
-        load_before=0.0,
-        load_after=0.0,
-        limits=[],
+        raw_sha256=hashlib.sha256(raw.to_blob()).hexdigest(),
+        machine=raw.machine,
+        load_before=raw.load_before,
+        load_after=raw.load_after,
+        limits=raw.limits,
         results=results,
     )

@@ -1,0 +1,5 @@
+"""`python -m formulamine`: the command line."""
+
+from formulamine.cli import main
+
+main()

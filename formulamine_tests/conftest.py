@@ -1,0 +1,49 @@
+"""What every test gets: no FORMULAMINE_* variable of the caller, and markers that say why a test is skipped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import uv
+
+from formulamine.services.sandbox import Isolation
+
+
+@cache
+def why_no_bubblewrap() -> str:
+    isolation = Isolation.probe()
+    return "" if isolation.bubblewrap else isolation.why_not
+
+
+@cache
+def why_no_network() -> str:
+    asked = subprocess.run(
+        [uv.find_uv_bin(), "pip", "compile", "-", "--quiet", "--no-cache"],
+        input="iniconfig", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return "" if asked.returncode == 0 else f"no package index answers: {asked.stderr.strip()[-200:]}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, why_not in (("bubblewrap", why_no_bubblewrap), ("network", why_no_network)):
+        if item.get_closest_marker(marker) and why_not():
+            pytest.skip(why_not())
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of whoever runs the tests decides them."""
+    for name in [name for name in os.environ if name.startswith("FORMULAMINE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A FORMULAMINE_HOME of the test's own, in a working directory without an .env file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FORMULAMINE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"

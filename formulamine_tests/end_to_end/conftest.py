@@ -1,0 +1,88 @@
+"""What end-to-end tests share: the demo's month, run once, and runs in this process that leave no trace in it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from formulamine.cli import main
+from formulamine.services.resolver import Interpreter, Resolver
+from formulamine_tests.end_to_end.runs import Ended, environment
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo's month as it ended."""
+
+    home: Path
+    ended: Ended
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The demo, run once in a home of its own, as `make demo` does it. Tests that write take a copy."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = subprocess.run(
+        [sys.executable, "-m", "formulamine.demo"], cwd=folder, env=environment(folder / "home"),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    return Demo(folder / ".formulamine-demo", Ended(done.returncode, done.stdout, done.stderr))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _interpreters_once() -> Iterator[None]:
+    """Look for interpreters once for all runs in this process: starting each of them takes seconds."""
+    look, found = Resolver.interpreters.func, list[dict[str, Interpreter]]()
+
+    def interpreters(resolver: Resolver) -> dict[str, Interpreter]:
+        if not found:
+            found.append(look(resolver))
+        return found[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Resolver, "interpreters", property(interpreters))
+        yield
+
+
+@pytest.fixture
+def demo_copy(demo: Demo, tmp_path: Path) -> Path:
+    """A home that holds what the demo's month left."""
+    assert demo.ended.code == 0, demo.ended.err
+    return Path(shutil.copytree(demo.home, tmp_path / "home", symlinks=True))
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """A run in this process sets variables, signal handlers and a log handler; they go again with the test."""
+    logger = logging.getLogger("formulamine")
+    handlers, level, variables = logger.handlers[:], logger.level, dict(os.environ)
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.level = handlers, level
+        os.environ.clear()
+        os.environ.update(variables)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+
+
+def in_process(home: Path, *arguments: str) -> Ended:
+    """Run the command in this process, where importing Dagster is paid for once."""
+    with undisturbed():
+        os.environ["FORMULAMINE_HOME"] = str(home)
+        done = CliRunner().invoke(main, arguments)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Ended(done.exit_code, done.stdout, done.stderr)
