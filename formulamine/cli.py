@@ -106,6 +106,7 @@ takes_json = click.option("--json", "as_json", is_flag=True, help="Print one JSO
 @click.option("--force", is_flag=True, help="Compute again what is known.")
 @click.option("--refresh", is_flag=True, help="Ask the sources of repositories again.")
 @click.option("--partial", is_flag=True, help="Release although items are open, and list them.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and do nothing.")
 def month(
     month: str,
     repos: tuple[str, ...],
@@ -118,6 +119,7 @@ def month(
     force: bool,
     refresh: bool,
     partial: bool,
+    only_plan: bool,
 ) -> None:
     """Carry a month (2024-02) from repositories to a release."""
     from formulamine.services.store import LockHeld, exclusive
@@ -126,6 +128,9 @@ def month(
         refuse("source github does not exist yet: leave --source out")
     settings = Settings()
     assets = selected(select)
+    if only_plan:
+        show_plan(settings, month, limit, force)
+        return
     click.echo(f"state is in {settings.home}", err=True)
     register(settings, repos, file)
     options: dict[str, Any] = {
@@ -225,7 +230,7 @@ def check(month: str, backend: str, as_json: bool) -> None:
     else:
         for row in rows:
             word = "ok" if row["passed"] else ("FAILED" if row["blocking"] else "warning")
-            click.echo(f"{word:<8} {row['asset']}.{row['check']}: {row['detail']}")
+            click.echo(f"{word:<8} {row['asset']}.{row['check']}: {' '.join(str(row['detail']).split())}")
     sys.exit(COULD_NOT_FINISH if failed else DONE)
 
 
@@ -269,6 +274,17 @@ def list_repositories(as_json: bool) -> None:
     else:
         for one in entries:
             click.echo(f"{one.name}  {one.source}")
+
+
+@main.command(name="doctor")
+@takes_json
+def doctor_command(as_json: bool) -> None:
+    """What is configured, reachable and missing, and what each gap disables; exit 1 if no month can be run."""
+    from formulamine.doctor import doctor
+
+    report = doctor(Settings())
+    click.echo(report.to_json() if as_json else report.render())
+    sys.exit(report.exit_code)
 
 
 @main.command()
@@ -350,7 +366,7 @@ def run_or_refuse(
 
     from formulamine.discover.registry import RegistryError
     from formulamine.items import Cancelled
-    from formulamine.month import run_job
+    from formulamine.month import CheckCrashed, run_job
     from formulamine.services.git_process import GitError
     from formulamine.services.ledger import LedgerError
     from formulamine.services.store import LockHeld, StoreError
@@ -358,7 +374,7 @@ def run_or_refuse(
 
     try:
         return run_job(settings, job, month, assets, options)
-    except (LockHeld, StoreError, LedgerError, ReleaseRefused, GitError, RegistryError) as error:
+    except (LockHeld, StoreError, LedgerError, ReleaseRefused, GitError, RegistryError, CheckCrashed) as error:
         refuse(error, COULD_NOT_FINISH)
     except Cancelled:
         refuse("interrupted: the same command carries on from here", INTERRUPTED)
@@ -366,6 +382,18 @@ def run_or_refuse(
         refuse(disk_fault(error, settings), COULD_NOT_FINISH)
     except DagsterError as error:
         refuse(error, COULD_NOT_FINISH)
+
+
+def show_plan(settings: Settings, month: str, limit: int | None, force: bool) -> None:
+    """What a run of a month would do, from tables and ledger alone."""
+    from formulamine import plan
+    from formulamine.services.container import Services
+
+    if not settings.home.exists():
+        refuse(f"{settings.home} holds nothing yet, so nothing can be planned: run the month")
+    services = Services(settings)
+    click.echo(plan.render(month, plan.plan(month, services, limit=limit, force=force)))
+    services.close()
 
 
 def disk_fault(error: Exception, settings: Settings) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 
 import formulamine.build.assets
@@ -31,8 +33,11 @@ def build(run: MonthRun | None = None) -> dg.Definitions:
     month = dg.define_asset_job(MONTH_JOB, dg.AssetSelection.all(), description="A whole month, with its checks.")
     assets = [asset for phase in PHASES for asset in phase.ASSETS]
     checks = [check for phase in PHASES for check in phase.CHECKS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # several lines an asset; dagster is pinned for it
+        assets = list(dg.with_source_code_references(assets))
     return dg.Definitions(
-        assets=dg.with_source_code_references(assets),
+        assets=assets,
         asset_checks=checks,
         resources={"run": run or MonthRun()},
         # One process: a multiprocess step costs 7 s, and the work is done by threads and sandboxes of its own.

@@ -18,13 +18,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 
-from formulamine.services.resolver import Resolver
 from formulamine.settings import Settings
 
-LIMIT_S = 8.0  # of all probes together; a probe that has not answered by then is unreachable
+LIMIT_S = 7.0  # of all probes together; a probe that has not answered by then is unreachable
 CONNECT_S = 4  # of one connection
 _LOGIN = re.compile(r"(?<=//)[^/\s]*@")  # in a URL
 
@@ -79,7 +77,7 @@ class Report:
         lines = []
         for one in self.findings:
             lines.append(f"{one.state:<12}  {one.name:<{width}}  {one.value}".rstrip())
-            lines += [f"{'':<14}{one.name and '':<{width}}  {text}" for text in _consequence(one)]
+            lines += [f"{'':<14}{'':<{width}}  {text}" for text in _consequence(one)]
         ready = "a month can be run on the local backend"
         gaps = ", ".join(one.name for one in self.findings if one.needed and one.state is not State.OK)
         return "\n".join([*lines, "", ready if self.ready else f"no month can be run here yet: {gaps}"])
@@ -96,17 +94,12 @@ def _consequence(one: Finding) -> list[str]:
 
 @dataclass
 class Examination:
-    """What probes share: the settings, a folder that goes again, and one resolver."""
+    """What probes share: the settings, and a folder that goes again."""
 
     settings: Settings
     scratch: Path
     ended: threading.Event = field(default_factory=threading.Event)
     """Set when time is up: whatever a probe waits for is given up."""
-
-    @cached_property
-    def resolver(self) -> Resolver:
-        """As a month has it, with a cache of its own."""
-        return Resolver(self.scratch / "uv", self.scratch, self.ended)
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,7 @@ def doctor(settings: Settings, probes: Sequence[Probe] | None = None, limit_s: f
     Raises:
         Exception: what a probe raised unforeseen.
     """
-    from formulamine.doctor_probes import PROBES
+    from formulamine.doctor_probes import PROBES  # all that is heavy is loaded before the clock starts
 
     chosen = PROBES if probes is None else probes
     answers: queue.SimpleQueue[tuple[int, Sequence[Finding] | Exception]] = queue.SimpleQueue()
@@ -139,7 +132,9 @@ def doctor(settings: Settings, probes: Sequence[Probe] | None = None, limit_s: f
     deadline = time.monotonic() + limit_s
     with ExitStack() as stack:
         # What a probe left in it when time was up may still be written to: that is no reason to fail.
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="formulamine-doctor-", ignore_cleanup_errors=True))
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="formulamine-doctor-", ignore_cleanup_errors=True)
+        )
         examination = Examination(settings, Path(folder))
         stack.callback(examination.ended.set)
         for number, probe in enumerate(chosen):

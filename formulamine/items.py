@@ -201,7 +201,7 @@ def advance(
     fingerprints = {key: step.fingerprint(item) for key, item in items}
     known = ledger.find(step.asset, fingerprints)
     now = datetime.now(UTC)
-    entries = {key: one for key, one in known.items() if not options.force and _reusable(one, step.refresh, now)}
+    entries = {key: one for key, one in known.items() if not options.force and reusable(one, step.refresh, now)}
     tally = Tally(reused=len(entries))
     todo = [(key, item) for key, item in items if key not in entries]
     if options.limit is not None:
@@ -211,8 +211,7 @@ def advance(
         todo = todo[: options.limit]
 
     def keep(entry: Entry) -> None:
-        ledger.record(entry)
-        entries[entry.item] = entry
+        entries[entry.item] = ledger.record(entry)  # as it will be read back, so that a second run sees the same
         tally.computed += 1
 
     _compute(step, todo, fingerprints, options.run_id, keep, cancelled, log, total=len(items))
@@ -221,8 +220,8 @@ def advance(
     return ordered, tally
 
 
-def _reusable(entry: Entry, refresh: bool, now: datetime) -> bool:
-    """Whether an outcome of the same fingerprint stands."""
+def reusable(entry: Entry, refresh: bool, now: datetime) -> bool:
+    """Whether an outcome of the same fingerprint stands, or the item is to be computed again."""
     if entry.status == Status.DEFERRED:
         return entry.until is not None and entry.until > now
     return entry.settled and not entry.infrastructure and not refresh

@@ -11,10 +11,13 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from formulamine.services.store import write_atomically
 from formulamine.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from dagster import DagsterEvent
 
 TOP = Path(__file__).parents[1]
 POSTGRES_VARIABLE = "FORMULAMINE_DAGSTER_POSTGRES_URL"
@@ -25,6 +28,10 @@ storage:
       env: {POSTGRES_VARIABLE}
 """
 CONNECT_TIMEOUT_S = 10  # seconds to wait for PostgreSQL at the start of a run
+
+
+class CheckCrashed(Exception):
+    """A check came to no answer; the message says which, and why."""
 
 
 def seed_dagster_home(settings: Settings) -> Path:
@@ -63,8 +70,11 @@ def seed_dagster_home(settings: Settings) -> Path:
     return home
 
 
-def try_postgres(url: str, timeout_s: int = CONNECT_TIMEOUT_S) -> None:
+def try_postgres(url: str, timeout_s: int = CONNECT_TIMEOUT_S) -> str:
     """Connect to Dagster's PostgreSQL once, since Dagster itself tries long and fails with a traceback.
+
+    Returns:
+        Where it is, without the password.
 
     Raises:
         SettingsError: it is no URL of PostgreSQL, or no server answers there.
@@ -88,6 +98,7 @@ def try_postgres(url: str, timeout_s: int = CONNECT_TIMEOUT_S) -> None:
         ) from error
     finally:
         engine.dispose()
+    return ledger.place(engine.url)
 
 
 def run_job(
@@ -107,6 +118,7 @@ def run_job(
 
     Raises:
         KeyboardInterrupt: it was told to end.
+        CheckCrashed: a check of "gates" could not be made.
         Exception: what an asset, a check or the month's lock raised.
     """
     seed_dagster_home(settings)
@@ -125,9 +137,11 @@ def run_job(
         try:
             if job == CHECKS_JOB:
                 # FACTS: a job of checks alone takes its month as a tag; `partition_key` fails.
+                # A blocking check that fails raises where errors do: the others would not be made.
                 answer = definition.execute_in_process(
-                    run_config=config, instance=instance, tags={"dagster/partition": month}, raise_on_error=True
+                    run_config=config, instance=instance, tags={"dagster/partition": month}, raise_on_error=False
                 )
+                raise_crashed(answer.all_events)
             else:
                 answer = definition.execute_in_process(
                     run_config=config, instance=instance, partition_key=month, raise_on_error=True,
@@ -138,6 +152,19 @@ def run_job(
         except dg.DagsterUserCodeExecutionError as error:
             raise error.user_exception from error
     return list(answer.get_asset_check_evaluations())
+
+
+def raise_crashed(events: Sequence[DagsterEvent]) -> None:
+    """Tell failed checks, which are answers, from those that could not be made.
+
+    Raises:
+        CheckCrashed: one could not be made.
+    """
+    for event in events:
+        if event.is_step_failure and (error := event.step_failure_data.error) is not None:
+            cause = error.cause or error
+            if error.cls_name != "DagsterAssetCheckFailedError":
+                raise CheckCrashed(f"{event.step_key} could not be made: {cause.message}")
 
 
 def show_progress() -> None:

@@ -72,7 +72,7 @@ class TestFunnel:
         assert funnel(MONTH, tables) == [AssetCount("pull_requests", 0)]
 
     def test_an_unknown_month_is_an_error_that_names_the_mend(self, tables: Tables) -> None:
-        with pytest.raises(UnknownMonth, match="2023-01.*formulamine month 2023-01"):
+        with pytest.raises(UnknownMonth, match=r"2023-01.*formulamine month 2023-01"):
             funnel("2023-01", tables)
 
     def test_a_person_reads_a_line_for_each_asset(self, tables: Tables) -> None:

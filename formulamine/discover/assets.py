@@ -25,6 +25,15 @@ PASS_RATE_BAND = (0.2, 0.95)
 PASS_RATE_FROM = 20  # pull requests
 
 
+def registered(services: Services, month: str) -> list[tuple[str, RegisteredRepository]]:
+    """Items of a month: every repository of the registry."""
+    entries = Registry(services.settings.home / "repositories.toml").visible()
+    return [
+        (f"{entry.name}@{month}", RegisteredRepository(repo=entry.name, source=entry.source, month=month))
+        for entry in entries
+    ]
+
+
 def repositories_step(services: Services, refresh: bool) -> Step[RegisteredRepository]:
     """Mirror registered repositories and find their suites."""
     return Step(
@@ -34,6 +43,7 @@ def repositories_step(services: Services, refresh: bool) -> Step[RegisteredRepos
         run=partial(find_suite, git=services.git, refresh=refresh),
         reasons=RepositoryReason,
         sources=("formulamine.discover.repositories", "formulamine.discover.asv_config"),
+        outside={"git": services.git.version()},
         workers=services.settings.workers.discover_workers,
         refresh=refresh,
     )
@@ -48,7 +58,7 @@ def pull_requests_step(services: Services, month: str) -> Step[VisitedRepository
         run=partial(list_pull_requests, month=month, git=services.git),
         reasons=PullRequestReason,
         sources=("formulamine.discover.pull_requests", "formulamine.discover.messages", "formulamine.discover.months"),
-        outside={"month": month},
+        outside={"month": month, "git": services.git.version()},
         workers=services.settings.workers.discover_workers,
     )
 
@@ -73,6 +83,7 @@ def candidate_prs_step(services: Services, month: str) -> Step[SieveInput]:
         sources=("formulamine.discover.candidates", "formulamine.discover.sieve", "formulamine.discover.diff"),
         settings=(services.settings.sieve,),
         data_files=(RULES_FILE,),
+        outside={"git": services.git.version()},
         workers=services.settings.workers.discover_workers,
     )
 
@@ -86,12 +97,7 @@ def candidate_prs_step(services: Services, month: str) -> Step[SieveInput]:
 )
 def repositories(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Repositories with a suite."""
-    month = context.partition_key
-    entries = Registry(run.services.settings.home / "repositories.toml").visible()
-    items = [
-        (f"{entry.name}@{month}", RegisteredRepository(repo=entry.name, source=entry.source, month=month))
-        for entry in entries
-    ]
+    items = registered(run.services, context.partition_key)
     return materialize_items(context, run, repositories_step(run.services, run.refresh), items)
 
 

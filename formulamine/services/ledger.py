@@ -20,6 +20,7 @@ from formulamine.items import Entry
 
 SCHEMA_VERSION = 1
 TIMES = ("recorded_at", "until")
+PAST = 500  # outcomes: enough for a median, and of one season
 CHUNK = 500  # SQLite takes at most 999 bound variables in one statement
 CONNECT_TIMEOUT_S = 10  # of PostgreSQL, which otherwise waits for the network's own limit of minutes
 CREATE_LOCK = 0x666F726D  # PostgreSQL's CREATE TABLE IF NOT EXISTS fails where two do it at once
@@ -131,6 +132,14 @@ class Ledger:
         query = sa.select(_outcomes).where(_outcomes.c.item == item).order_by(_outcomes.c.recorded_at)
         with self._transaction() as connection:
             return [_entry(row) for row in connection.execute(query).mappings()]
+
+    def past(self, step: str) -> list[tuple[float, float]]:
+        """Seconds and cost of the newest outcomes of a step, to tell what the next ones may take."""
+        columns = (_outcomes.c.seconds, _outcomes.c.cost_usd)
+        query = sa.select(*columns).where(_outcomes.c.step == step)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(_outcomes.c.recorded_at.desc()).limit(PAST)).all()
+        return [(float(seconds), float(cost)) for seconds, cost in rows]
 
     def close(self) -> None:
         """Give back every connection."""

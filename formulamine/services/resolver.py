@@ -7,6 +7,7 @@ installed is handed to the sandbox, with a cache of its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -79,6 +80,12 @@ class Resolver:
     def version(self) -> str:
         """Version of uv, as "0.9.1"."""
         return subprocess.run([self.uv, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of the UV_* variables that reach uv: another index or strategy may give other pins. Tells no login."""
+        settings = {name: value for name, value in os.environ.items() if name.startswith("UV_")}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def interpreters(self) -> dict[str, Interpreter]:

@@ -43,6 +43,7 @@ from formulamine.ship.release import (
     write,
 )
 from formulamine.ship.statements import (
+    RULES_FILE,
     TEMPLATE_FILE,
     StatementInput,
     StatementReason,
@@ -77,7 +78,7 @@ def problem_statements_step(services: Services) -> Step[StatementInput]:
             "formulamine.verify.measure",
         ),
         settings=(services.settings.measure,),
-        data_files=(TEMPLATE_FILE,),
+        data_files=(TEMPLATE_FILE, RULES_FILE),
         workers=services.settings.workers.judge_workers,
     )
 

@@ -21,7 +21,8 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Definitions, imports, loop variables; targets of assignments; parameters with a default and keywords of calls.
 _DEFINED = re.compile(
-    r"\b(?:def|class|cdef|cpdef|fn|struct|import|as|for)\s+([A-Za-z_]\w*)|\bcp?def\b[^(=:]*?([A-Za-z_]\w*)\s*\(|\b([A-Za-z_]\w*)\s*(?::[^=]*)?=(?!=)"
+    r"\bcp?def\b[^(=:]*?([A-Za-z_]\w*)\s*\(|\b(?:def|class|fn|struct|import|as|for)\s+([A-Za-z_]\w*)|"
+    r"\b([A-Za-z_]\w*)\s*(?::[^=]*)?=(?!=)"
 )
 
 

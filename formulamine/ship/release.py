@@ -361,7 +361,8 @@ def _card(
         ended = ", ".join(f"{name}: {count}" for name, count in most_first)
         table.append(f"| {asset} | {sum(counts.values())} | {ended or 'nothing arrived'} |")
     listing = [
-        f"| {row.repo}#{row.number} | `{_cell(row.benchmark)}` | {row.speedup:.2f}x | {row.ci_low:.2f}x |" for row in rows
+        f"| {row.repo}#{row.number} | `{_cell(row.benchmark)}` | {row.speedup:.2f}x | {row.ci_low:.2f}x |"
+        for row in rows
     ]
     verified = "| pull request | benchmark | speedup | lower bound |\n|---|---|---|---|\n" + "\n".join(listing)
     notes = []

@@ -1,12 +1,13 @@
 """Problem statements: what an agent is told, from what stood before the fix and from what was measured.
 
-Here belongs choosing sentences and rendering the template (`statement.md.tmpl`). Sentences are taken as they stand or
-left out, never rewritten. What counts as telling the fix is `leak.py`'s matter.
+Here belongs choosing sentences (by `statement_rules.toml`) and rendering the template (`statement.md.tmpl`). Sentences
+are taken as they stand or left out, never rewritten. What counts as telling the fix is `leak.py`'s matter.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,54 +24,25 @@ from formulamine.tables import ProblemStatement, Record
 from formulamine.verify.measure import RawBlob, record_of
 
 TEMPLATE_FILE = Path(__file__).with_name("statement.md.tmpl")
+RULES_FILE = Path(__file__).with_name("statement_rules.toml")
 SHORTEST_SENTENCE = 20  # characters; what is shorter is a fragment ("Thanks!", "See below.")
 BATCH = 256  # files of a base tree read at a time
 _CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|^(?: {4}|\t)[^\n]*$", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-# Lines that are no sentences.
-_NO_PROSE = re.compile(
-    r"^\s*(?:"
-    r"(?:[\w-]+-by|cc|closes?|fix(?:es|ed)?|resolves?|refs?|see also|change-id)\s*:|"  # trailers
-    r"(?:[-*+]|\d+[.)])\s+\\?\[[ x]?\]|"  # checklists
-    r"#{1,6}\s|\*\*[^*]+\*\*:?\s*$|__[^_]+__:?\s*$|[-=*_]{3,}\s*$|"  # headings and rules
-    r"\* |"  # subjects of squashed commits, as GitHub lists them
-    r">|\||[^|\n]*\|[^|\n]*\||!\[|</?[a-z!]|"  # quotes and doctests, tables, pictures, HTML
-    r"[%$]|(?:In|Out) ?\[\d*\]|[-+!]?\s*[\d.]+(?:±\S+|\s*[mnuµ]?s\b)"  # sessions, timings as ASV prints them
-    r")",
-    re.IGNORECASE,
-)
-_REFERENCE = re.compile(
-    r"https?://|\bwww\.|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b|(?:^|\W)#\d+|\bgh-\d+|"
-    r"\bpull[- ]request\b|\bPRs?\b|\bMR\b|\bcommits?\b|(?:^|\s)@\w",
-    re.IGNORECASE,
-)
-# What templates of pull requests ask for and reviewers like to hear.
-_CEREMONY = re.compile(
-    r"\bthank(?:s| you)\b|\bcontribut(?:ing|ions?|ors?)\b|\bI (?:have read|agree|confirm|certify)\b|\bI(?:'ve| have) added\b|"
-    r"\bchangelog\b|\bwhat'?s ?new\b|\brelease notes?\b|\btests? (?:are |were |was |have been )?(?:added|pass\w*|updated)\b|"
-    r"\b(?:added|adds?|new|unit|existing|all) tests?\b|\bdocumentation\b|\bplease (?:describe|add|read|include|ensure|delete)\b",
-    re.IGNORECASE,
-)
-# "We now cache it", "This replaces the loop": the fix in words. Said of the code after the change, so never before it.
-# A title that only names the aim ("Speed up x", "Fix slow x") tells nothing.
-_VERBS = (
-    "add|allow|avoid|bypass|cach(?:e|ing)|chang(?:e|ing)|convert|defer|delay|do not|don't|drop|eliminat|enabl|hoist|implement|"
-    "inlin|introduc|lazily|limit|memoi[sz]|mov(?:e|ing)|parallel|pass|precomput|pre-?(?:comput|alloc|siz)|prefer|"
-    "prevent|reduc|refactor|remov|reorder|replac|reus|rework|rewr[io]t|short-?circuit|simplif|skip|stop|stor(?:e|ing)|"
-    "swap|switch|unroll|us(?:e|ing)|vectori[sz]"
-)
-_SOLUTION = re.compile(
-    rf"^\W*(?:[\w ./-]+(?:\([^)]*\))?!?\]?:\s*|\[[^\]]*\]\s*)?(?:{_VERBS})\w*\b|"  # "PERF: avoid copies"
-    r"\bthis (?:change|patch|adds|avoids|caches|changes|fixes|improves|is (?:done|achieved)|makes|moves|reduces|removes|"
-    r"replaces|speeds|uses)\b|"
-    r"\b(?:I|we)(?:'ve| have)? (?!noticed|profiled|observed|measured|tried|benchmarked|encountered|needed|wanted)"
-    r"(?:\w+ed|made|wrote|rewrote|put|took|chose|can (?:just|simply|instead)|avoid|cache|skip|reuse|precompute)\b|"
-    r"\b(?:speed\w*|fast\w*|optimi\w+|improv\w+|perf\w*|efficien\w+|reduc\w+)\b.*\b(?:using|via|through)\b|"
-    r"\b(?:the|my|our) (?:fix|solution|idea|trick|heart of)\b|"
-    r"\b(?:instead|now|no longer|rather than|in favou?r of|replac\w+|rewr[io]t\w+|refactor\w*|switch(?:ed)? to|memoi[sz]\w*|"
-    r"by \w+ing|speed-?ups? of|\d+(?:\.\d+)?x|faster (?:than|by))\b|"
-    r"\bonce\W*$|[-=]>|→",
-    re.IGNORECASE,
+_RULES: dict[str, list[str]] = tomllib.loads(RULES_FILE.read_text(encoding="utf-8"))
+
+
+def _rule(name: str, around: str = "{}") -> re.Pattern[str]:
+    return re.compile(around.format(f"(?:{'|'.join(_RULES[name])})"), re.IGNORECASE)
+
+
+_NO_PROSE = _rule("lines", r"^\s*{}")
+_PROBLEM = _rule("problems")
+_UNWANTED = (
+    _rule("references"),
+    _rule("ceremony"),
+    _rule("solutions"),
+    _rule("verbs", r"^\W*(?:[\w ./-]+(?:\([^)]*\))?!?\]?:\s*|\[[^\]]*\]\s*)?{}\w*\b"),
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(])|\n\s*\n|\n(?=\s*(?:[-+]|\d+[.)]) )")
 _BULLET = re.compile(r"^(?:[-+]|\d+[.)]) ")
@@ -142,7 +114,8 @@ def choose(title: str, body: str, leaks: Callable[[str], list[str]]) -> tuple[li
     kept: list[str] = []
     removed: list[str] = []
     for sentence in filter(None, dict.fromkeys([title.strip(), *sentences(body)])):
-        unwanted = any(rule.search(sentence) for rule in (_SOLUTION, _REFERENCE, _CEREMONY)) or leaks(sentence)
+        aside = sentence != title.strip() and not _PROBLEM.search(sentence)
+        unwanted = aside or any(rule.search(sentence) for rule in _UNWANTED) or leaks(sentence)
         (removed if unwanted else kept).append(sentence)
     return kept, removed
 

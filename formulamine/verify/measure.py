@@ -58,7 +58,7 @@ class MeasureInput(Record):
 
 
 class RawBlob(Record):
-    """All that a measurement saw: its samples and those of its A/A control, as `protocol.RawMeasurement` writes them."""
+    """All that a measurement saw: samples and those of its A/A control, as `protocol.RawMeasurement` writes them."""
 
     pr_id: str
     recipe_hash: str
@@ -70,7 +70,6 @@ class RawBlob(Record):
     limits: list[str]
     measurement: str
     control: str
-
 
     def to_blob(self) -> bytes:
         """Bytes whose hash names the measurement."""

@@ -11,13 +11,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from formulamine.cli import main
 from formulamine.services.resolver import Interpreter, Resolver
+from formulamine.services.store import Tables
+from formulamine.tables import TABLES
 from formulamine_tests.end_to_end.runs import Ended, environment
 
 
@@ -60,6 +64,22 @@ def demo_copy(demo: Demo, tmp_path: Path) -> Path:
     """A home that holds what the demo's month left."""
     assert demo.ended.code == 0, demo.ended.err
     return Path(shutil.copytree(demo.home, tmp_path / "home", symlinks=True))
+
+
+@pytest.fixture
+def asked_home(home: Path) -> Path:
+    """A home with tables of one pull request and nothing else."""
+    tables = Tables(home / "tables")
+    for name, table in TABLES.items():
+        tables.write(name, "2024-02", pl.DataFrame(schema=table.schema()))
+    schema = TABLES["pull_requests"].schema()
+    row = {
+        **dict.fromkeys(schema), "pr_id": "a__b-1", "repo": "a/b", "number": 1, "title": "One", "files": [],
+        "merged_at": datetime(2024, 2, 1, tzinfo=UTC), "base_sha": "0" * 40, "status": "done", "detail": "",
+        "run_id": "run", "seconds": 0.0, "cost_usd": 0.0,
+    }  # fmt: skip
+    tables.write("pull_requests", "2024-02", pl.DataFrame([row], schema=schema))
+    return home
 
 
 @contextlib.contextmanager

@@ -8,11 +8,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import polars as pl
 import pytest
 
-from formulamine.services.store import Tables
-from formulamine.tables import TABLES
 from formulamine_tests.end_to_end.conftest import in_process
 from formulamine_tests.end_to_end.runs import environment, usable
 from formulamine_tests.services.histories import History, git
@@ -209,22 +206,6 @@ def test_hidden_repository_comes_back_when_it_is_added_again(tmp_path: Path, hom
     assert in_process(home, "month", "2024-02").code == 2
     assert in_process(home, *add).code == 0
     assert in_process(home, "repositories", "list").out.startswith("a/one  ")
-
-
-@pytest.fixture
-def asked_home(home: Path) -> Path:
-    """A home with tables of one pull request and nothing else."""
-    tables = Tables(home / "tables")
-    for name, table in TABLES.items():
-        tables.write(name, "2024-02", pl.DataFrame(schema=table.schema()))
-    schema = TABLES["pull_requests"].schema()
-    row = {
-        **dict.fromkeys(schema), "pr_id": "a__b-1", "repo": "a/b", "number": 1, "title": "One", "files": [],
-        "merged_at": datetime(2024, 2, 1, tzinfo=UTC), "base_sha": "0" * 40, "status": "done", "detail": "",
-        "run_id": "run", "seconds": 0.0, "cost_usd": 0.0,
-    }  # fmt: skip
-    tables.write("pull_requests", "2024-02", pl.DataFrame([row], schema=schema))
-    return home
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +22,7 @@ from formulamine.month import run_job
 from formulamine.services.git import Git
 from formulamine.services.resolver import Resolver
 from formulamine.services.sandbox import Sandbox
+from formulamine.services.store import Tables
 from formulamine.settings import Settings
 from formulamine.tables import TABLES
 from formulamine_tests.end_to_end.conftest import Demo, in_process, undisturbed
@@ -125,7 +128,7 @@ def test_lineage_tells_the_whole_story_of_a_released_pull_request(demo: Demo) ->
     story = json.loads(ended.out)["assets"]
     assert [row["asset"] for row in story] == [name for name in TABLES if name != "repositories"]
     assert {row["status"] for row in story} == {"done"}
-    assert [row for row in story if row["asset"] == "speedup_measurements"][0]["benchmark_results"]
+    assert next(row for row in story if row["asset"] == "speedup_measurements")["benchmark_results"]
 
 
 def test_lineage_says_why_a_measured_pull_request_was_turned_away(demo: Demo) -> None:
@@ -141,7 +144,7 @@ def test_lineage_of_an_unknown_pull_request_ends_with_1_in_one_line(demo: Demo) 
 
 
 @pytest.fixture
-def nothing_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sandbox, remotes, resolver, models and every connection raise when called."""
 
     def forbidden(what: str) -> Callable[..., NoReturn]:
@@ -158,7 +161,6 @@ def nothing_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(owner, name, forbidden(f"{owner.__name__}.{name}"))
     for name in ("instructor", "openai", "anthropic"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it raises
-    yield
 
 
 @pytest.mark.usefixtures("nothing_may_be_asked")
@@ -209,8 +211,6 @@ def _data_versions() -> dict[str, set[str]]:
 
 
 def test_second_run_by_command_takes_at_most_15_seconds(demo: Demo, demo_copy: Path) -> None:
-    import time
-
     started = time.monotonic()
     ended = formulamine(demo_copy, "month", MONTH)
     spent = time.monotonic() - started
@@ -221,8 +221,6 @@ def test_second_run_by_command_takes_at_most_15_seconds(demo: Demo, demo_copy: P
 def test_edited_tables_and_releases_fail_their_checks(demo_copy: Path) -> None:
     measured = table(demo_copy, "speedup_measurements")
     edited = measured.with_columns(speedup=pl.when(pl.col("verdict") == "faster").then(99.0).otherwise("speedup"))
-    from formulamine.services.store import Tables
-
     Tables(demo_copy / "tables").write("speedup_measurements", MONTH, edited)
     with (demo_copy / "release" / MONTH / "README.md").open("a") as card:
         card.write("Hand-picked.\n")
@@ -233,8 +231,6 @@ def test_edited_tables_and_releases_fail_their_checks(demo_copy: Path) -> None:
 
 
 def test_edited_verdict_in_the_ledger_is_found_by_the_release(demo_copy: Path) -> None:
-    import sqlite3
-
     with sqlite3.connect(demo_copy / "ledger.sqlite") as ledger:
         (record,) = ledger.execute(
             "select record from outcomes where step = 'speedup_measurements' and item = 'formulamine__sample-40'"

@@ -16,7 +16,9 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+from formulamine import doctor_probes
 from formulamine.demo.sample import MONTH, REPOSITORY, write_sample
+from formulamine.doctor import Examination, State
 from formulamine.items import Entry
 from formulamine.month import POSTGRES_VARIABLE, seed_dagster_home, try_postgres
 from formulamine.services.ledger import Ledger, LedgerError
@@ -260,3 +262,23 @@ def counted(log: str) -> tuple[int, int]:
     found = re.findall(r"\((\d+) reused, (\d+) computed\)", log)
     assert len(found) == len(ASSETS), log
     return sum(int(one) for one, _ in found), sum(int(one) for _, one in found)
+
+
+@pytest.mark.postgres
+def test_doctor_sees_both_databases_and_makes_nothing(
+    postgres: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = postgres.new_database()
+    monkeypatch.setenv("FORMULAMINE_LEDGER_URL", outcomes)
+    monkeypatch.setenv(POSTGRES_VARIABLE, outcomes)
+    examination = Examination(Settings(), tmp_path)
+    [empty] = doctor_probes.ledger(examination)
+    assert (empty.state, "made by the first month" in empty.value) == (State.OK, True)
+    assert postgres.execute("select 1 from pg_tables where tablename = 'outcomes'", outcomes.rpartition("/")[2]) == []
+    Ledger(outcomes).record(entry())
+    [ledger], [history] = doctor_probes.ledger(examination), doctor_probes.dagster_storage(examination)
+    assert (ledger.state, ledger.value.endswith(", schema 1, 1 outcomes")) == (State.OK, True)
+    assert history.state is State.OK
+    for found in (empty, ledger, history):
+        assert PASSWORD not in str(found)
+        assert QUOTED_PASSWORD not in str(found)

@@ -36,6 +36,12 @@ def resolver(cache: Path) -> Resolver:
     return Resolver(cache, cache.parent, threading.Event())
 
 
+def without_looking(fresh: Resolver, known: Resolver) -> Resolver:
+    """A resolver that knows the interpreters already: looking for them starts each."""
+    fresh.interpreters = known.interpreters
+    return fresh
+
+
 def names(pins: list[str]) -> list[str]:
     return [pin.partition("==")[0] for pin in pins]
 
@@ -110,7 +116,8 @@ class TestCompile:
                 pins = resolver.compile(sorted(wanted - dropped), HERE, None, no_sandbox)
                 break
             except Unresolvable as error:
-                assert error.unknown
+                if not error.unknown:
+                    raise
                 dropped |= error.unknown
         assert names(pins) == ["six"]
 
@@ -179,12 +186,12 @@ class TestMakeEnvironment:
 
 class TestNoIndex:
     @pytest.fixture
-    def cut_off(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resolver:
+    def cut_off(self, resolver: Resolver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resolver:
         monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
         monkeypatch.setenv("UV_HTTP_RETRIES", "0")
         for name in ("UV_INDEX", "UV_INDEX_URL", "UV_FIND_LINKS", "UV_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
-        return Resolver(tmp_path / "empty-cache", tmp_path, threading.Event())
+        return without_looking(Resolver(tmp_path / "empty-cache", tmp_path, threading.Event()), resolver)
 
     def test_compiling_says_that_the_index_is_unreachable(self, cut_off: Resolver) -> None:
         with pytest.raises(IndexUnreachable) as told:
@@ -206,19 +213,18 @@ class TestNoIndex:
         assert (tmp_path / "env" / "bin" / "python").exists()
 
 
-def test_a_cancel_ends_uv_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancel_ends_uv_within_seconds(resolver: Resolver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index takes the connection and never answers."""
     import socket
 
     cancelled = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{server.getsockname()[1]}/simple")
-        resolver = Resolver(tmp_path / "cache", tmp_path, cancelled)
-        assert resolver.interpreters
+        asking = without_looking(Resolver(tmp_path / "cache", tmp_path, cancelled), resolver)
         threading.Timer(0.3, cancelled.set).start()
         started = time.monotonic()
         with pytest.raises(Cancelled):
-            resolver.compile(["six"], HERE, None, no_sandbox)
+            asking.compile(["six"], HERE, None, no_sandbox)
         assert time.monotonic() - started < 3
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     assert not [pid for pid in children if b"compile" in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -226,8 +232,11 @@ def test_a_cancel_ends_uv_within_seconds(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_answers_of_uv_are_read_by_signs_that_it_writes() -> None:
     """Both older and present versions of uv: the older ones draw a tree and break lines."""
-    older = "  × No solution found when resolving dependencies:\n  ╰─▶ Because a-b was not found in the package registry and\n      you require a-b"
-    newer = "  cause: Because a-b was not found in the package registry and c was not found in the package registry"
+    not_found = "was not found in the package registry"
+    older = (
+        f"  × No solution found when resolving dependencies:\n  ╰─▶ Because a-b {not_found} and\n      you require a-b"
+    )
+    newer = f"  cause: Because a-b {not_found} and c {not_found}"
     for output, unknown in ((older, {"a-b"}), (newer, {"a-b", "c"})):
         failure = resolving._failure(output)
         assert isinstance(failure, Unresolvable)

@@ -386,7 +386,8 @@ class TestLongLived:
             import threading, time
             from formulamine.services.sandbox import Command, Isolation, Sandbox
             box = Sandbox(isolated=True, cgroups=Isolation.probe().cgroups, cancelled=threading.Event())
-            box.start(Command(["/bin/sh", "-c", "setsid sleep {mark} & echo up; sleep {mark}"])).process.stdout.readline()
+            command = Command(["/bin/sh", "-c", "setsid sleep {mark} & echo up; sleep {mark}"])
+            box.start(command).process.stdout.readline()
             print("up", flush=True)
             box.run(Command(["/bin/sleep", "{mark}"]))
             """
@@ -463,7 +464,7 @@ class TestWhoRunsWhere:
     @pytest.mark.parametrize("trust", [False, True])
     @pytest.mark.parametrize("commits", [("foreign",), ("ours-1", "foreign"), ()])
     def test_foreign_code_never_runs_without_bubblewrap(self, commits: tuple[str, ...], trust: bool) -> None:
-        with pytest.raises(NoSandbox, match="bubblewrap is not installed.*never runs without it"):
+        with pytest.raises(NoSandbox, match=r"bubblewrap is not installed.*never runs without it"):
             self.chosen(commits, bubblewrap=False, cgroups=False, trust=trust)
 
     @pytest.mark.parametrize("trust", [False, True])

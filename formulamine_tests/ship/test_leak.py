@@ -78,12 +78,15 @@ LINE = st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), max_size
 SPACE = st.sampled_from([" ", "\n", "\t", "  \n > ".replace(">", " "), "\r\n"])
 
 
-@given(st.lists(LINE, max_size=5), st.lists(LINE, max_size=5), LINE, LINE, st.data())
+CODE = st.builds("  {}  = {}({})".format, *[st.from_regex(r"[a-z_]{3,12}", fullmatch=True)] * 3)
+
+
+@given(st.lists(CODE | LINE, min_size=1, max_size=5), st.lists(LINE, max_size=5), LINE, LINE, st.data())
 def test_a_statement_that_holds_a_telling_line_is_always_found(
     added: list[str], base: list[str], before: str, after: str, data: st.DataObject
 ) -> None:
     found = fix(*added, base="\n".join(base))
-    assume(found.lines)
+    assume(bool(found.lines))
     line = data.draw(st.sampled_from(sorted(found.lines)))
     spaced = "".join(data.draw(SPACE) if one == " " else one for one in line)
     assert line in found.leaks(f"{before} {spaced} {after}")

@@ -133,11 +133,16 @@ def test_a_squashed_message_is_a_list_of_solutions() -> None:
         "The scan is no longer needed for sorted input.",
         "Memoization of the parser saves most of the time.",
         "Lookups are faster than before on big inputs.",
+        "perf: let EventedSet use clear() of the underlying set",
+        "perf: Only update Parameter signatures when needed",
+        'perf: Improve import time by lazy import "slow" modules',
+        "Minimum spanning tree: early break for efficiency",
+        "It also removes the last slow place of its kind.",
     ],
 )
 def test_sentences_that_tell_the_solution_are_left_out(told: str) -> None:
     assert kept(told) == []
-    assert kept("x", f"Some text before it.\n\n{told}") == ["x", "Some text before it."]
+    assert kept("x", f"It is slow before it.\n\n{told}") == ["x", "It is slow before it."]
 
 
 @pytest.mark.parametrize(
@@ -154,11 +159,11 @@ def test_sentences_that_tell_the_solution_are_left_out(told: str) -> None:
         "What it returns is right and must stay as it is.",
         "Looking up a name scans the whole list each time.",
         "ENH: performance of `Index.get_loc` on large indexes",
+        "tokenizing **kwargs is slower than tokenizing *args",
     ],
 )
 def test_sentences_that_tell_the_problem_stay(said: str) -> None:
     assert kept(said) == [said]
-    assert kept("x", said) in (["x", said], ["x"]) if len(said) < 20 else kept("x", said) == ["x", said]
 
 
 @pytest.mark.parametrize(
@@ -182,16 +187,28 @@ def test_rubbish_is_left_out(rubbish: str) -> None:
     assert kept("x", rubbish) == ["x"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Made n_samples keyword-only",
+        "We apply the cohort split step after the blockwise reduction, then the tree reduction on each cohort.",
+        "This clarifies the relationship between these subclasses and the general check.",
+    ],
+)
+def test_of_a_body_only_what_speaks_of_something_slow_is_kept(said: str) -> None:
+    assert kept("x", said) == ["x"]
+
+
 def test_an_indented_line_takes_nothing_with_it_but_itself() -> None:
     body = "Before the code there is text.\n\n    code(1)\n\nAfter the code there is more text."
     assert sentences(body) == ["Before the code there is text.", "After the code there is more text."]
 
 
 def test_sentences_are_taken_as_they_stand_but_for_line_breaks_and_bullets() -> None:
-    body = "A sentence over\r\ntwo lines. Another one\nfollows it here:\n- a very first point of it\n- **bold** second point of it\n1. and a numbered one"
+    body = "A sentence over\r\ntwo lines. Another one\nfollows it here:\n- a very first point of it\n- **bold** second point of it\n1. and a numbered one too"
     assert sentences(body) == [
         "A sentence over two lines.", "Another one follows it here:", "a very first point of it",
-        "**bold** second point of it", "and a numbered one",
+        "**bold** second point of it", "and a numbered one too",
     ]  # fmt: skip
 
 
@@ -209,8 +226,11 @@ def test_a_title_that_the_body_repeats_is_said_once() -> None:
 
 
 def test_a_sentence_that_leaks_is_left_out() -> None:
-    found, removed = choose("Title", "One sentence to keep here. Another with secret_name in it.", lambda s: ["secret_name"] if "secret_name" in s else [])  # fmt: skip
-    assert (found, removed) == (["Title", "One sentence to keep here."], ["Another with secret_name in it."])
+    found, removed = choose("Title", "One slow sentence to keep here. Another slow one with secret_name in it.", lambda s: ["secret_name"] if "secret_name" in s else [])  # fmt: skip
+    assert (found, removed) == (
+        ["Title", "One slow sentence to keep here."],
+        ["Another slow one with secret_name in it."],
+    )
 
 
 WORDS = st.lists(

@@ -1,0 +1,239 @@
+"""The step that measures a real pair through the real harness, and the checks on what it wrote."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from formulamine.build.recipe import Recipe
+from formulamine.items import Cancelled, Done, Failed, Rejected
+from formulamine.services.resolver import Interpreter
+from formulamine.settings import MeasureSettings
+from formulamine.tables import SpeedupMeasurement
+from formulamine.verify.assets import controls_quiet, gate_holds, verdicts_follow
+from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, RawBlob, machine_class, record_of
+from formulamine_tests.build.conftest import bench, interpreters, jail, uv_cache, warm_cache
+from formulamine_tests.build.tables_of import MONTH, month_of, spoiled
+from formulamine_tests.build.workbench import Files, Workbench, project
+from formulamine_tests.ship.evidence import samples
+
+__all__ = ["bench", "interpreters", "jail", "uv_cache", "warm_cache"]
+SLOW = "def work(): return sum(i * i for i in range(20000))\n"
+FAST = "def work(): return sum(i * i for i in range(2000))\n"
+SETTINGS = MeasureSettings(control_cases=1)
+
+
+def step(bench: Workbench, settings: MeasureSettings = SETTINGS) -> MeasureStep:
+    lock = bench.home / "measuring.lock"
+    return MeasureStep(bench.backend, bench.sandboxes, bench.blobs, settings, lock, bench.cancelled)
+
+
+def built(bench: Workbench, base: Files, head: Files, **recipe: Any) -> MeasureInput:
+    item = bench.simple_input(bench.repository(base, head), **recipe)
+    return MeasureInput(
+        pr_id=item.pr_id, recipe_hash=bench.blobs.put(item.recipe().to_blob()), import_names=["toy"],
+        base_sha=item.base_sha, merge_sha=item.merge_sha, backend="local",
+    )  # fmt: skip
+
+
+def processes(text: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if text.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def test_a_speedup_is_done_and_its_record_follows_from_its_blob(bench: Workbench) -> None:
+    # A wheel that brings a `benchmarks` package of its own must not stand in for the suite.
+    own = {"src/benchmarks/__init__.py": "", "src/benchmarks/bench.py": "def time_of_the_wheel(): pass\n"}
+    item = built(bench, project(SLOW) | own, {"src/toy/__init__.py": FAST})
+    outcome = step(bench)(item)
+    assert isinstance(outcome, Done), outcome
+    record = cast(SpeedupMeasurement, outcome.record)
+    assert (record.verdict, record.benchmark) == ("faster", "bench.time_work")
+    assert record.speedup is not None
+    assert record.speedup > 3
+    assert {one.benchmark for one in record.results} == {"bench.time_work"}
+    assert (record.machine, record.recipe_hash, record.environment_differs) == (
+        machine_class(),
+        item.recipe_hash,
+        False,
+    )
+    assert record.controls == 1
+    assert record.limits == bench.sandbox().limits
+    raw = RawBlob.model_validate_json(bench.blobs.get(record.raw_sha256))
+    assert record_of(raw, SETTINGS) == record
+    assert (raw.pr_id, raw.recipe_hash, raw.backend) == (item.pr_id, item.recipe_hash, "local")
+    assert not processes(str(bench.home))
+
+
+def test_no_change_is_rejected_with_its_record(bench: Workbench) -> None:
+    base = project(FAST)
+    outcome = step(bench, SETTINGS.model_copy(update={"control_cases": 0}))(built(bench, base, {"news.txt": "more"}))
+    assert isinstance(outcome, Rejected), outcome
+    record = cast(SpeedupMeasurement, outcome.record)
+    assert outcome.reason == record.verdict
+    assert outcome.reason in (MeasureReason.NOT_FASTER, MeasureReason.UNDECIDED)
+    assert record.raw_sha256
+
+
+def test_a_suite_that_does_not_run_is_undecided_and_says_why_and_a_lost_tree_is_built_again(bench: Workbench) -> None:
+    suite = "import toy\ndef time_work(): raise ValueError('no way')\n"
+    item = built(bench, project(SLOW, suite=suite), {"src/toy/__init__.py": FAST})
+    for _ in range(2):
+        outcome = step(bench)(item)
+        assert isinstance(outcome, Rejected), outcome
+        assert outcome.reason == MeasureReason.UNDECIDED
+        assert outcome.detail == "no_benchmarks_ran"
+        shutil.rmtree(bench.home / "cache")
+
+
+def test_an_environment_of_its_own_on_each_side_is_said(bench: Workbench) -> None:
+    item = built(bench, project(FAST, suite=""), {"news.txt": "more"})
+    recipe = Recipe.model_validate_json(bench.blobs.get(item.recipe_hash))
+    assert recipe.pins_of(item.base_sha) == recipe.pins_of(item.merge_sha) == []
+    raw = samples(item.pr_id, item.recipe_hash).model_copy(update={"environment_differs": True})
+    assert record_of(raw, SETTINGS).environment_differs
+
+
+def test_a_build_that_is_lost_for_good_is_tried_again_later(bench: Workbench) -> None:
+    hook = "def build_wheel(*_, **__): raise RuntimeError('gone')\n"
+    outcome = step(bench)(built(bench, project(SLOW, hook=hook), {"src/toy/__init__.py": FAST}))
+    assert isinstance(outcome, Failed), outcome
+    assert (outcome.reason, outcome.infrastructure) == (MeasureReason.BUILD_LOST, True)
+
+
+def cancels(bench: Workbench) -> None:
+    """Cancel in the middle of a benchmark that never ends, and see everything gone within five seconds."""
+    suite = "import time, toy\ndef time_work():\n    while True: time.sleep(0.1)\n"
+    item = built(bench, project(SLOW, suite=suite), {"src/toy/__init__.py": FAST})
+    measure, raised = step(bench), []
+
+    def run() -> None:
+        try:
+            measure(item)
+        except Cancelled as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until = time.monotonic() + 60
+    while len(processes("harness.py")) < 2 and thread.is_alive() and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    started = time.monotonic()
+    bench.cancelled.set()
+    thread.join(20)
+    assert time.monotonic() - started < 5
+    assert raised
+    until = time.monotonic() + 2
+    while processes(str(bench.home)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not processes(str(bench.home))
+
+
+def test_a_cancel_ends_a_measurement_at_once(bench: Workbench) -> None:
+    cancels(bench)
+
+
+@pytest.mark.bubblewrap
+def test_a_cancel_ends_a_measurement_in_the_sandbox_at_once(jail: Workbench) -> None:
+    cancels(jail)
+
+
+@pytest.mark.bubblewrap
+def test_a_speedup_is_found_in_the_sandbox(jail: Workbench) -> None:
+    item = built(jail, project(SLOW), {"src/toy/__init__.py": FAST})
+    outcome = step(jail, SETTINGS.model_copy(update={"control_cases": 0}))(item)
+    assert isinstance(outcome, Done), outcome
+    assert "network" in cast(SpeedupMeasurement, outcome.record).limits
+
+
+Rows = Callable[..., dict[str, Any]]
+
+
+def measured(home: Path, speedup: float = 1.5, **changes: Any) -> dict[str, Any]:
+    """The fields of a row whose raw samples stand in the home's blobs."""
+    from formulamine.services.store import Blobs
+
+    raw = samples("acme__toy-7", "recipe", speedup)
+    Blobs(home / "blobs").put(raw.to_blob())
+    record = record_of(raw, MeasureSettings())
+    return {"pr_id": "acme__toy-7", "repo": "acme/toy", **record.model_dump(mode="json")} | changes
+
+
+@pytest.mark.parametrize("speedup", [1.5, 1.0, 0.5])
+def test_a_verdict_that_follows_passes(home: Path, interpreters: dict[str, Interpreter], speedup: float) -> None:
+    services = month_of(interpreters, [measured(home, speedup)], "speedup_measurements")
+    found = verdicts_follow(MONTH, services)
+    assert found.passed, found.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"verdict": "not_faster"}, "verdict is not_faster, raw samples say faster"),
+        ({"speedup": 2.0}, "speedup is 2.0"),
+        ({"ci_low": 1.3}, "ci_low is 1.3"),
+        ({"ci_high": None}, "ci_high is None"),
+        ({"regressions": ["x"]}, "regressions"),
+        ({"controls_passed": 4}, "controls_passed is 4"),
+        ({"machine": "a better one"}, "machine is a better one"),
+        ({"pr_id": "acme__toy-8"}, "acme__toy-8 stands on the samples of acme__toy-7"),
+        ({"raw_sha256": "0" * 64}, "has no raw samples"),
+    ],
+)
+def test_a_verdict_that_does_not_follow_does_not(
+    home: Path, interpreters: dict[str, Interpreter], changes: dict[str, Any], said: str
+) -> None:
+    services = month_of(interpreters, [measured(home)], "speedup_measurements")
+    found = verdicts_follow(MONTH, spoiled(services, "speedup_measurements", **changes))
+    assert not found.passed
+    assert said in found.detail
+
+
+def test_benchmark_results_that_do_not_follow_do_not_pass(home: Path, interpreters: dict[str, Interpreter]) -> None:
+    services = month_of(interpreters, [measured(home)], "speedup_measurements")
+    found = verdicts_follow(MONTH, spoiled(services, "benchmark_results", speedup=2.0))
+    assert "its benchmark_results are not what raw samples say" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [({}, True), ({"verdict": "slower"}, False), ({"speedup": 1.04}, False), ({"ci_low": 1.01}, False),
+     ({"ci_low": None}, False), ({"speedup": None}, False), ({"verdict": "slower", "status": "rejected"}, True)],
+)  # fmt: skip
+def test_only_what_is_faster_goes_on(
+    home: Path, interpreters: dict[str, Interpreter], changes: dict[str, Any], holds: bool
+) -> None:
+    services = month_of(interpreters, [measured(home)], "speedup_measurements")
+    assert gate_holds(MONTH, spoiled(services, "speedup_measurements", **changes)).passed is holds
+
+
+@pytest.mark.parametrize(
+    ("controls", "passed", "fine", "warns"),
+    [
+        (100, 0, True, False),
+        (100, 1, False, True),
+        (100, 3, False, False),
+        (5, 1, False, True),
+        (5, 2, False, False),
+        (0, 0, True, False),
+    ],
+)
+def test_one_control_that_passes_warns_and_an_improbable_count_blocks(
+    home: Path, interpreters: dict[str, Interpreter], controls: int, passed: int, fine: bool, warns: bool
+) -> None:
+    services = month_of(interpreters, [measured(home)], "speedup_measurements")
+    found = controls_quiet(MONTH, spoiled(services, "speedup_measurements", controls=controls, controls_passed=passed))
+    assert (found.passed, found.warn) == (fine, warns)
