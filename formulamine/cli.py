@@ -23,7 +23,9 @@ from formulamine.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from formulamine.discover.registry import RegistryEntry
+    from formulamine.redo import Redo
     from formulamine.services.git import Git
+    from formulamine.story import Story
 
 DONE, COULD_NOT_FINISH, REFUSED, INTERRUPTED = 0, 1, 2, 130
 ROOM = 2**20  # bytes; SQLite needs some tens of kilobytes beside its file
@@ -176,24 +178,46 @@ def funnel(month: str, backend: str, as_json: bool) -> None:
 
 @main.command(name="lineage")
 @click.argument("pull_request", metavar="OWNER/NAME#123")
+@click.option("--why-not", "only_why", is_flag=True, help="Why it is in or out, in two sentences, and nothing else.")
+@click.option("--redo", "with_redo", is_flag=True, help="Say too what a run would do with it now, and why.")
 @takes_backend
 @takes_json
-def lineage_command(pull_request: str, backend: str, as_json: bool) -> None:
+def lineage_command(pull_request: str, only_why: bool, with_redo: bool, backend: str, as_json: bool) -> None:
     """The story of one pull request."""
-    from formulamine import lineage
-    from formulamine.services.store import StoreError, Tables
+    from formulamine import story, telling
+    from formulamine.discover.registry import RegistryError
+    from formulamine.lineage import UnknownPullRequest, to_json
+    from formulamine.services.store import StoreError
 
-    repo, hash_sign, number = pull_request.partition("#")
-    if not hash_sign or repo.count("/") != 1 or not number.isdecimal():
+    pr_id = story.pr_id_of(pull_request)
+    if pr_id is None:
         refuse(f"{pull_request!r} names no pull request: write OWNER/NAME#123")
+    settings = Settings()
     try:
-        found, story = lineage.trace(f"{repo.replace('/', '__')}-{number}", Tables(Settings().home / "tables"))
-    except (lineage.UnknownPullRequest, StoreError) as error:
+        found = story.tell(pr_id, settings)
+        redone = redo_of(found, settings) if with_redo else []
+    except (UnknownPullRequest, RegistryError, StoreError) as error:
         refuse(error, COULD_NOT_FINISH)
     if as_json:
-        click.echo(lineage.to_json({"pull_request": pull_request, "month": found, "assets": story}))
+        facts = found.facts() | ({"if_it_ran_now": [asdict(one) for one in redone]} if with_redo else {})
+        click.echo(to_json(facts))
     else:
-        click.echo(lineage.render_trace(found, story))
+        click.echo(story.why_not(found) if only_why else telling.for_terminal(found, redone))
+
+
+def redo_of(found: Story, settings: Settings) -> list[Redo]:
+    """What a run would do with a pull request now."""
+    import contextlib
+
+    from formulamine.redo import redo
+    from formulamine.services.container import Services
+    from formulamine.services.ledger import LedgerError
+
+    try:
+        with contextlib.closing(Services(settings)) as services:
+            return redo(found.pr_id, found.repo, found.month, services)
+    except LedgerError as error:
+        refuse(error, COULD_NOT_FINISH)
 
 
 @main.command()

@@ -9,9 +9,11 @@ import dagster as dg
 import formulamine.build.assets
 import formulamine.discover.assets
 import formulamine.judge.assets
+import formulamine.lineage_assets
 import formulamine.ship.assets
 import formulamine.verify.assets
 from formulamine.automation import month_schedule, newly_found_sensor
+from formulamine.lineage_assets import PR_LINEAGE
 from formulamine.orchestration import CHECKS_JOB, MonthRun
 
 MONTH_JOB = "month"
@@ -30,8 +32,10 @@ def build(run: MonthRun | None = None) -> dg.Definitions:
     Args:
         run: stands in for the resource of a run, in tests.
     """
-    month = dg.define_asset_job(MONTH_JOB, dg.AssetSelection.all(), description="A whole month, with its checks.")
-    assets = [asset for phase in PHASES for asset in phase.ASSETS]
+    # A pull request's story has partitions of its own, and no job may have two kinds.
+    of_a_month = dg.AssetSelection.all() - dg.AssetSelection.assets(PR_LINEAGE)
+    month = dg.define_asset_job(MONTH_JOB, of_a_month, description="A whole month, with its checks.")
+    assets = [asset for phase in PHASES for asset in phase.ASSETS] + formulamine.lineage_assets.ASSETS
     checks = [check for phase in PHASES for check in phase.CHECKS]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # several lines an asset; dagster is pinned for it

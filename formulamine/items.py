@@ -36,6 +36,7 @@ INFRASTRUCTURE_ATTEMPTS = 3
 INFRASTRUCTURE_BACKOFF_S = 2.0  # doubles: 2 s, 4 s. Long enough for a dropped connection, short beside a build.
 POLL_S = 0.1  # how long a cancel may wait to be seen
 PROGRESS_EVERY_S = 10.0
+SHORT = 40  # characters of a fingerprint's part that are kept as they are
 
 In = TypeVar("In", bound=Record)
 
@@ -110,6 +111,8 @@ class Entry:
     infrastructure: bool = False
     until: datetime | None = None
     attempts: int = 1
+    parts: dict[str, str] | None = None
+    """What the fingerprint was made of, by name; long values as a short hash. Says later which part changed."""
 
     def with_(self, **changes: Any) -> Entry:
         """A copy with some fields changed."""
@@ -140,6 +143,15 @@ class Step(Generic[In]):
     def __post_init__(self) -> None:
         if len({path.name for path in self.data_files}) < len(self.data_files):
             raise ValueError(f"{self.asset}: two data files of one name would be one in the fingerprint")
+
+    def parts(self, item: In) -> dict[str, str]:
+        """Everything that is in a fingerprint, by name; long values as a short hash."""
+        named = {"step version": self.version}
+        named |= {f"field {name}": _short(value) for name, value in item.model_dump(mode="json").items()}
+        for group in self.settings:
+            named |= {f"setting {name}": str(value) for name, value in group.model_dump(mode="json").items()}
+        named |= {f"data file {path.name}": _short(path.read_bytes().hex()) for path in self.data_files}
+        return named | {f"outside {name}": str(value) for name, value in self.outside.items()}
 
     def fingerprint(self, item: In) -> str:
         """Hash of everything that decides this step's answer for one item."""
@@ -292,7 +304,8 @@ def _attempt(step: Step[In], key: str, item: In, fingerprint: str, run_id: str, 
         cancelled.wait(INFRASTRUCTURE_BACKOFF_S * 2 ** (attempts - 1))
     if cancelled.is_set():
         raise Cancelled(key)  # what a killed sandbox answered is no outcome
-    return _entry(step, key, fingerprint, run_id, outcome, time.monotonic() - started, cost_usd, attempts)
+    entry = _entry(step, key, fingerprint, run_id, outcome, time.monotonic() - started, cost_usd, attempts)
+    return entry.with_(parts=step.parts(item))
 
 
 def _entry(
@@ -333,6 +346,11 @@ def _entry(
             )
         case Deferred(until, reason, detail):
             return common.with_(status=Status.DEFERRED, reason=step.reasons(reason), detail=detail, until=until)
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= SHORT else hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _json(record: Record | None) -> dict[str, Any] | None:

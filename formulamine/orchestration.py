@@ -17,15 +17,19 @@ import polars as pl
 from pydantic import Field, PrivateAttr
 
 from formulamine.items import RunOptions, Step, Tally
+from formulamine.lineage import funnel
 from formulamine.partitions import MONTHS
+from formulamine.pictures import as_markdown, forest_plot, funnel_picture, speedup_picture
 from formulamine.pipeline import Materialized, inputs, joined, materialize
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError, content_hash, exclusive
 from formulamine.settings import Settings
 from formulamine.tables import TABLES, Record, Status, before, owner_of
+from formulamine.telling import markdown as escaped
 
 CHECKS_JOB = "gates"
 PREVIEW_ROWS = 10
+MOST_FOREST_PLOTS = 20  # of a month, 14 kB each in Dagster's event log; `pr_lineage` has any other
 EXAMPLE_CHARACTERS = 300
 PREVIEW_COLUMNS = ("repo", "pr_id", "title", "status", "reason", "detail")
 In = TypeVar("In", bound=Record)
@@ -181,25 +185,43 @@ def result(asset: str, month: str, run: MonthRun, made: Materialized) -> dg.Mate
             columns=[dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
         ),
     }
+    metadata |= {name: dg.MetadataValue.md(text) for name, text in pictures_of(asset, month, run, made).items()}
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(made.data_version))
+
+
+def pictures_of(asset: str, month: str, run: MonthRun, made: Materialized) -> dict[str, str]:
+    """Pictures of a table that was just written, as Markdown: the UI shows each behind a click."""
+    drawn: dict[str, str] = {}
+    if asset == "published_release":
+        counts = funnel(month, run.services.tables)
+        drawn["funnel"] = as_markdown(funnel_picture(counts, month), f"Funnel of {month}")
+    if asset == "speedup_measurements" and made.side is not None:
+        drawn["speedups"] = as_markdown(speedup_picture(made.frame.to_dicts()), f"Confirmed speedups of {month}")
+        measure = run.services.settings.measure
+        faster = made.frame.filter(pl.col("status") == Status.DONE).sort("ci_low", descending=True)["pr_id"].to_list()
+        for pr_id in faster[:MOST_FOREST_PLOTS]:
+            rows = made.side.filter(pl.col("pr_id") == pr_id).to_dicts()
+            plot = forest_plot(pr_id, rows, measure.min_speedup, measure.min_lower_bound)
+            drawn[f"benchmarks {pr_id}"] = as_markdown(plot, f"Benchmarks of {pr_id}")
+    return drawn
 
 
 def preview(frame: pl.DataFrame) -> str:
     """A few rows as Markdown."""
     columns = [name for name in PREVIEW_COLUMNS if name in frame.columns]
     rows = frame.select(columns).head(PREVIEW_ROWS).rows()
-    return markdown_table(columns, [[_cell(value) for value in row] for row in rows])
+    return markdown_table(columns, [[escaped(_short(value)) for value in row] for row in rows])
+
+
+def _short(value: object) -> str:
+    text = "" if value is None else " ".join(str(value).split())
+    return text[:77] + "..." if len(text) > 80 else text
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else " ".join(str(value).split())
-    return (text[:77] + "..." if len(text) > 80 else text).replace("|", "\\|")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from formulamine.discover.registry import Registry, RegistryEntry
 from formulamine.items import Done, Failed, Outcome, Rejected, RunOptions, Step
 from formulamine.lineage import to_json
 from formulamine.pipeline import inputs, joined, materialize
-from formulamine.redo import changes, parts, redo, steps
+from formulamine.plan import STEPS
+from formulamine.redo import changes, redo
 from formulamine.services.container import Services
 from formulamine.services.resolver import Interpreter, Resolver
 from formulamine.settings import Settings
@@ -125,8 +126,8 @@ def make_month(home: Path) -> None:
     sample = write_sample(home / "sample.git").path
     Registry(home / "repositories.toml").add([RegistryEntry(name=REPOSITORY, source=str(sample))])
     services = services_of(home)
-    for asset, make in steps(services, MONTH).items():
-        step = make()
+    for asset, make in STEPS.items():
+        step = make(services, MONTH)
         if asset == "repositories":
             item = step.reads(repo=REPOSITORY, source=str(sample), month=MONTH)
             carry(step, [(f"{REPOSITORY}@{MONTH}", item)], services)
@@ -139,7 +140,7 @@ def make_month(home: Path) -> None:
             )
         carry(step, inputs(step, rows, MONTH), services)
     release = dataclasses.replace(
-        steps(services, MONTH)["problem_statements"](), asset="published_release", reasons=ReleaseReason,
+        STEPS["problem_statements"](services, MONTH), asset="published_release", reasons=ReleaseReason,
         run=lambda item: answer("published_release", 32),
     )  # fmt: skip
     carry(release, inputs(release, joined("published_release", MONTH, services.tables), MONTH), services)
@@ -178,7 +179,7 @@ def all_reasons() -> dict[str, type[StrEnum]]:
         patch.setattr(Resolver, "interpreters", NO_INTERPRETERS)
         patch.setattr("formulamine.discover.assets.joined", lambda *_: [])
         services = Services(Settings())
-        found = {asset: make().reasons for asset, make in steps(services, MONTH).items()}
+        found = {asset: make(services, MONTH).reasons for asset, make in STEPS.items()}
         services.close()
     return found | {"published_release": ReleaseReason}
 
@@ -346,36 +347,22 @@ def test_a_step_version_that_changed_is_named(services: Services, monkeypatch: p
     assert actions(32, services)["classifications"] == "recomputed: changed: step version (then 1, now 3)"
 
 
-def test_a_data_file_that_changed_is_not_told_from_what_is_outside(
-    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_data_file_that_changed_is_named(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "judge_rules.toml").write_text("other")
     monkeypatch.setattr("formulamine.judge.assets.RULES_FILE", tmp_path / "judge_rules.toml")
     told = actions(32, services)["classifications"]
-    assert told.startswith("recomputed: changed: what it read of the row")
-    assert "judge_rules.toml" in told
+    assert told.startswith("recomputed: changed: data file judge_rules.toml (then ")
 
 
 def test_a_field_that_changed_is_named(services: Services) -> None:
-    step = steps(services, MONTH)["env_payloads"]()
+    step = STEPS["env_payloads"](services, MONTH)
     row = next(one for one in joined("env_payloads", MONTH, services.tables) if one["pr_id"] == pr(32))
     ((_, then),) = inputs(step, [row], MONTH)
     ((_, now),) = inputs(step, [{**row, "base_sha": "f" * 40}], MONTH)
     recorded = next(entry for entry in services.ledger.history(pr(32)) if entry.step == "env_payloads")
-    history = services.ledger.history(f"{REPOSITORY}@{MONTH}")
-    (told,) = changes(step, now, recorded, history)
-    assert told.startswith("read field base_sha (as pull_requests had it on ")
-    assert step.fingerprint(then) == recorded.fingerprint
-
-
-def test_where_the_ledger_keeps_parts_they_are_compared(services: Services) -> None:
-    step = steps(services, MONTH)["env_payloads"]()
-    row = next(one for one in joined("env_payloads", MONTH, services.tables) if one["pr_id"] == pr(32))
-    ((_, item),) = inputs(step, [row], MONTH)
-    recorded = services.ledger.history(pr(32))[0]
-    object.__setattr__(recorded, "parts", {**parts(step, item), "outside uv": "0.1"})
-    (told,) = changes(step, item, recorded, [])
-    assert told.startswith("outside uv (then 0.1, now ")
+    assert changes(step, then, recorded) == []
+    (told,) = changes(step, now, recorded)
+    assert told.startswith("field base_sha (then ")
 
 
 def test_what_failed_for_infrastructure_is_tried_again(

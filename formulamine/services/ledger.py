@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from formulamine.items import Entry
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TIMES = ("recorded_at", "until")
 PAST = 500  # outcomes: enough for a median, and of one season
 CHUNK = 500  # SQLite takes at most 999 bound variables in one statement
@@ -48,6 +48,7 @@ _outcomes = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("cost_usd", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("parts", sa.JSON(none_as_null=True)),
 )
 
 

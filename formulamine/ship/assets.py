@@ -55,8 +55,8 @@ from formulamine.tables import TABLES, PublishedRelease, Status
 from formulamine.verify import protocol
 from formulamine.verify.assets import SPEEDUP_MEASUREMENTS_VERSION
 
-PROBLEM_STATEMENTS_VERSION = "1"
-PUBLISHED_RELEASE_VERSION = "1"
+PROBLEM_STATEMENTS_VERSION = "2"
+PUBLISHED_RELEASE_VERSION = "2"
 
 
 class ReleaseRefused(Exception):

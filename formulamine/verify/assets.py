@@ -15,7 +15,7 @@ from formulamine.tables import SpeedupMeasurement
 from formulamine.verify import protocol
 from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, RawBlob, machine_class, record_of
 
-SPEEDUP_MEASUREMENTS_VERSION = "1"
+SPEEDUP_MEASUREMENTS_VERSION = "2"
 # Chance that a control passes, from the simulated rate of the protocol (FACTS: 0 of 4000 resamples; 3/4000 bounds it).
 CONTROL_RATE = 0.001
 IMPROBABLE = 0.01

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-import formulamine.month
+from formulamine import month as month_runs
 from formulamine.demo.sample import REPOSITORY, write_sample
 from formulamine.services.ledger import Ledger
 from formulamine.services.store import SCHEMA_KEY
@@ -52,7 +52,7 @@ def test_lock_taken_at_the_last_moment_is_told_the_same(
 ) -> None:
     usable("DOC: one").write(tmp_path / "r")
     lock = home / "locks" / f"month-{MONTH}.lock"
-    real = formulamine.month.run_job
+    real = month_runs.run_job
     lock.parent.mkdir(parents=True)
     with lock.open("w") as first:
 
@@ -60,7 +60,7 @@ def test_lock_taken_at_the_last_moment_is_told_the_same(
             fcntl.flock(first, fcntl.LOCK_EX)
             return real(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(formulamine.month, "run_job", another_is_faster)
+        monkeypatch.setattr(month_runs, "run_job", another_is_faster)
         ended = in_process(home, "month", MONTH, "--repo", f"a/r={tmp_path / 'r'}")
     assert (ended.code, len(ended.errors)) == (1, 1)
     assert "is under way" in ended.errors[0]

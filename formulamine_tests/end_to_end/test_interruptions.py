@@ -1,4 +1,4 @@
-"""A month that is killed and interrupted at random points of every phase, again and again, and then carried to its end."""
+"""A month that is hit at random points of every phase, again and again, and then carried to its end."""
 
 from __future__ import annotations
 

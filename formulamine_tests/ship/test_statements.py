@@ -169,15 +169,18 @@ def test_sentences_that_tell_the_problem_stay(said: str) -> None:
 @pytest.mark.parametrize(
     "rubbish",
     [
-        "Closes #12", "closes: gh-12", "Fixes: the issue that was reported", "See https://example.org/issue/12 for more.",
+        "Closes #12", "closes: gh-12", "Fixes: the issue that was reported",
+        "See https://example.org/issue/12 for more.",
         "Follow-up of 3f2a91bc which did the same.", "As discussed in this pull request some time ago.",
         "cc @someone and @else for a look please", "## A heading of several words", "- [ ] a box that nobody ticked",
         "- [X] a box that somebody ticked", "**What does this do?**", "| a | table | row |", "a | table | row | here",
         "> quoted words of somebody else", ">>> import this_and_that_module", "![a picture of it](a.png)",
         "<img width=1 src=a.png> and more text", "In [1]: %timeit work(a, b, c)", "%timeit work(a, b, c) of it",
-        "$ python -m timeit 'work(a, b)'", "1.20±0.1ms        200±10us     0.17  time_x", "+  12.3ms  1.2s  99.0  bench.time_x",
+        "$ python -m timeit 'work(a, b)'", "1.20±0.1ms        200±10us     0.17  time_x",
+        "+  12.3ms  1.2s  99.0  bench.time_x",
         "Reviewed-by: Ann Example <ann@example.org>", "Thanks for contributing to this project!",
-        "I have added tests to cover this.", "Added tests and documentation for it.", "All existing tests pass with it.",
+        "I have added tests to cover this.", "Added tests and documentation for it.",
+        "All existing tests pass with it.",
         "* subject of a squashed commit", "    indented(code, of, some, kind)", "~~~\nfenced code of some kind\n~~~",
         "```python\nfenced(code, of, some, kind)\n```", "```\nunclosed fence of some kind\nand more", "short",
         "<!-- an unclosed comment of the template", "x\n---------\nCo-authored-by: Ann <a@example.org>",
@@ -205,7 +208,10 @@ def test_an_indented_line_takes_nothing_with_it_but_itself() -> None:
 
 
 def test_sentences_are_taken_as_they_stand_but_for_line_breaks_and_bullets() -> None:
-    body = "A sentence over\r\ntwo lines. Another one\nfollows it here:\n- a very first point of it\n- **bold** second point of it\n1. and a numbered one too"
+    body = (
+        "A sentence over\r\ntwo lines. Another one\nfollows it here:\n- a very first point of it\n"
+        "- **bold** second point of it\n1. and a numbered one too"
+    )
     assert sentences(body) == [
         "A sentence over two lines.", "Another one follows it here:", "a very first point of it",
         "**bold** second point of it", "and a numbered one too",
@@ -226,11 +232,10 @@ def test_a_title_that_the_body_repeats_is_said_once() -> None:
 
 
 def test_a_sentence_that_leaks_is_left_out() -> None:
-    found, removed = choose("Title", "One slow sentence to keep here. Another slow one with secret_name in it.", lambda s: ["secret_name"] if "secret_name" in s else [])  # fmt: skip
-    assert (found, removed) == (
-        ["Title", "One slow sentence to keep here."],
-        ["Another slow one with secret_name in it."],
-    )
+    body = "One slow sentence to keep here. Another slow one with secret_name in it."
+    found, removed = choose("Title", body, lambda said: ["secret_name"] if "secret_name" in said else [])
+    assert found == ["Title", "One slow sentence to keep here."]
+    assert removed == ["Another slow one with secret_name in it."]
 
 
 WORDS = st.lists(

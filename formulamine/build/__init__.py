@@ -1,0 +1,1 @@
+"""Resolve the dependencies of the day and build both sides."""

@@ -1,0 +1,200 @@
+"""Dagster assets and checks of the build: env_payloads -> images."""
+
+import platform
+from functools import partial
+
+import dagster as dg
+import polars as pl
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from formulamine.build import facts
+from formulamine.build.images import ImageInput, ImageStep
+from formulamine.build.interpreters import INTERPRETERS_FILE
+from formulamine.build.local import LocalBackend
+from formulamine.build.payloads import PayloadInput, PayloadReason, PayloadStep
+from formulamine.build.reasons import ImageReason
+from formulamine.build.recipe import Recipe
+from formulamine.checks import done_rows, read_table, well_formed
+from formulamine.items import Step
+from formulamine.orchestration import Found, MonthRun, advance_month, month_asset, month_check
+from formulamine.pipeline import joined
+from formulamine.services.container import Services
+
+ENV_PAYLOADS_VERSION = "2"
+IMAGES_VERSION = "2"
+SMALLEST_SHARE_RESOLVED = 0.8  # FACTS: RepoLaunch builds 78% at best; resolving is the easier half
+SMALLEST_YIELD = 0.5
+MODULES = "formulamine.build."
+
+
+def local_backend(services: Services) -> LocalBackend:
+    """The backend that builds on this machine."""
+    cache = services.settings.home / "cache"
+    return LocalBackend(cache, services.git, services.resolver, services.settings.build, services.cancelled)
+
+
+def env_payloads_step(services: Services) -> Step[PayloadInput]:
+    """Resolve interpreters and pins."""
+    run = PayloadStep(
+        git=services.git,
+        resolver=services.resolver,
+        backend=local_backend(services),
+        sandboxes=services.sandboxes,
+        settings=services.settings.resolve,
+        scratch=services.scratch,
+    )
+    return Step(
+        asset="env_payloads",
+        version=ENV_PAYLOADS_VERSION,
+        reads=PayloadInput,
+        run=run,
+        reasons=PayloadReason,
+        sources=(
+            *(MODULES + name for name in ("payloads", "declarations", "interpreters", "local", "backend_hooks")),
+            "formulamine.services.resolver",
+            "formulamine.discover.asv_config",
+        ),
+        settings=(services.settings.resolve, services.settings.build),  # a backend that is asked has a build's limits
+        data_files=(INTERPRETERS_FILE,),
+        outside=_machine(services),
+        workers=min(services.settings.workers.resolve_workers, 2 * services.settings.cores),
+    )  # fmt: skip
+
+
+def images_step(services: Services) -> Step[ImageInput]:
+    """Build both sides and look at what came out."""
+    run = ImageStep(
+        git=services.git,
+        backend=local_backend(services),
+        sandboxes=services.sandboxes,
+        blobs=services.blobs,
+        settings=services.settings.build,
+    )
+    return Step(
+        asset="images",
+        version=IMAGES_VERSION,
+        reads=ImageInput,
+        run=run,
+        reasons=ImageReason,
+        sources=tuple(
+            MODULES + name for name in ("images", "local", "facts", "probe", "recipe", "backend_hooks", "declarations")
+        ),
+        settings=(services.settings.build,),
+        outside={**_machine(services), "backend": "local"},
+        workers=min(services.settings.workers.build_workers, services.settings.cores),
+    )
+
+
+def _machine(services: Services) -> dict[str, str]:
+    """What decides a build besides the row: uv and its settings, git, the interpreters on offer, the processor."""
+    on_offer = ", ".join(sorted(one.version for one in services.resolver.interpreters.values()))
+    return {
+        "uv": services.resolver.version,
+        "uv_settings": services.resolver.settings_hash,
+        "git": services.git.version(),
+        "interpreters": on_offer,
+        "processor": platform.machine(),
+    }
+
+
+@month_asset(
+    "env_payloads",
+    PayloadInput,
+    version=ENV_PAYLOADS_VERSION,
+    group="build",
+    description="Interpreter and pins of each pull request, as of its day.",
+)
+def env_payloads(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Resolved environments."""
+    return advance_month(context, run, env_payloads_step(run.services))
+
+
+@month_asset(
+    "images",
+    ImageInput,
+    version=IMAGES_VERSION,
+    group="build",
+    description="Both sides of each pull request, built in the sandbox and seen from outside to be what they claim.",
+)
+def images(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Built pull requests."""
+    return advance_month(context, run, images_step(run.services))
+
+
+def pins_are_exact(month: str, services: Services) -> Found:
+    """Every pin is one exact release, no name is pinned twice, and the interpreter is the first acceptable one here."""
+    wrong = []
+    for row in done_rows("env_payloads", month, services).to_dicts():
+        for field in ("pins", "pins_base", "build_pins"):
+            names = [pin.partition("==")[0] for pin in row[field]]
+            if len(set(names)) < len(names) or not all("==" in pin for pin in row[field]):
+                wrong.append(f"{row['pr_id']}: {field} are not one exact release each")
+        present = [name for name in row["acceptable_pythons"] if name in services.resolver.interpreters]
+        if row["python_version"] not in row["acceptable_pythons"] or present[:1] != [row["python_version"]]:
+            wrong.append(f"{row['pr_id']}: Python {row['python_version']} is not the first acceptable one here")
+        if Version(row["python_version"]) not in SpecifierSet(f">={services.settings.resolve.min_python}"):
+            wrong.append(f"{row['pr_id']}: Python {row['python_version']} is below the floor")
+    return Found.of(wrong, fine="pins are exact")
+
+
+def share_resolved(month: str, services: Services) -> Found:
+    """Most pull requests have an environment."""
+    return _share("env_payloads", SMALLEST_SHARE_RESOLVED, month, services)
+
+
+def image_yield(month: str, services: Services) -> Found:
+    """Most pull requests build."""
+    return _share("images", SMALLEST_YIELD, month, services)
+
+
+def _share(name: str, smallest: float, month: str, services: Services) -> Found:
+    frame = read_table(name, month, services)
+    done = frame.filter(pl.col("status") == "done").height
+    return Found(not frame.height or done / frame.height >= smallest, f"{done} of {frame.height}", True)
+
+
+def facts_agree(month: str, services: Services) -> Found:
+    """What rows say of a build is what its recipe says, and, where its trees still stand, what they hold."""
+    wrong = []
+    for row in joined("speedup_measurements", month, services.tables):
+        recipe = Recipe.model_validate_json(services.blobs.get(row["recipe_hash"]))
+        item = ImageInput.model_validate({name: row[name] for name in ImageInput.model_fields})
+        if recipe != item.recipe():
+            wrong.append(f"{row['pr_id']}: the recipe is not that of its row")
+        if row["pins_installed"] != len(row["pins"]):
+            wrong.append(f"{row['pr_id']}: {row['pins_installed']} pins installed, {len(row['pins'])} asked for")
+        pair = local_backend(services).standing(recipe)
+        if pair is not None and facts.base_digest(pair)[0] != row["base_digest"]:
+            wrong.append(f"{row['pr_id']}: the base side is no longer what was built")
+    return Found.of(wrong, fine="rows, recipes and trees agree")
+
+
+def no_head_in_base(month: str, services: Services) -> Found:
+    """No content that only head has stands in what ships."""
+    wrong = []
+    for row in joined("speedup_measurements", month, services.tables):
+        item = ImageInput.model_validate({name: row[name] for name in ImageInput.model_fields})
+        pair = local_backend(services).standing(item.recipe())
+        if pair is not None:
+            leaked = facts.head_in_base(pair, facts.head_only(services.git, item.repo, item.url, pair.recipe))
+            wrong += [f"{row['pr_id']}: {path} holds content of head" for path in leaked]
+    return Found.of(wrong, fine="no byte of head ships")
+
+
+ASSETS = [env_payloads, images]
+CHECKS = [
+    month_check(
+        "env_payloads", "well_formed", partial(well_formed, "env_payloads", PayloadReason),
+        "One row per performance candidate, with a known status and reason.",
+    ),
+    month_check("env_payloads", "pins_are_exact", pins_are_exact, "Pins are exact; the first acceptable interpreter."),
+    month_check("env_payloads", "share_resolved", share_resolved, "The share of resolved ones is high.", warns=True),
+    month_check(
+        "images", "well_formed", partial(well_formed, "images", ImageReason),
+        "One row per environment, with a known status and reason.",
+    ),
+    month_check("images", "facts_agree", facts_agree, "Rows agree with recipes and with the trees that stand."),
+    month_check("images", "no_head_in_base", no_head_in_base, "No byte of head in what ships."),
+    month_check("images", "image_yield", image_yield, "The share of built ones is high.", warns=True),
+]  # fmt: skip

@@ -1,0 +1,33 @@
+"""Why a build came to nothing: the reasons of `images`, in the order in which they can arise."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ImageReason(StrEnum):
+    """Reasons of failed builds."""
+
+    INDEX_UNREACHABLE = "index_unreachable"
+    NO_SANDBOX = "no_sandbox"
+    BAD_TREE = "bad_tree"
+    INSTALL_FAILED = "install_failed"
+    MISSING_BUILD_BACKEND = "missing_build_backend"
+    COMPILE_ERROR = "compile_error"
+    BUILD_FAILED = "build_failed"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    PINS_DIFFER = "pins_differ"
+    IMPORT_ERROR = "import_error"
+    SHADOWED = "shadowed"
+    NO_BENCHMARKS = "no_benchmarks"
+    HEAD_IN_BASE = "head_in_base"
+
+
+class BuildFailed(Exception):
+    """Building, or what was built, is not what it should be. `log` is the end of what was printed."""
+
+    def __init__(self, reason: ImageReason, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.log = log
