@@ -132,7 +132,7 @@ def test_a_ledger_is_looked_at_without_a_trace(look: Examination, home: Path) ->
     closed = one(doctor_probes.ledger(look))
     assert files(home) == before
     assert open_ == closed
-    assert (closed.state, closed.value.endswith("ledger.sqlite, schema 1, 0 outcomes")) == (State.OK, True)
+    assert (closed.state, closed.value.endswith("ledger.sqlite, schema 2, 0 outcomes")) == (State.OK, True)
 
 
 @pytest.mark.parametrize("url", ["nonsense-sesame", "mysql://u:sesame@host/db", "postgresql://u:sesame@127.0.0.1:1/x"])

@@ -73,6 +73,7 @@ FULL = entry(
     seconds=1234.5678,
     cost_usd=0.0123,
     attempts=3,
+    parts={"step version": "1", "field n": "2"},
 )
 
 

@@ -277,7 +277,7 @@ def test_doctor_sees_both_databases_and_makes_nothing(
     assert postgres.execute("select 1 from pg_tables where tablename = 'outcomes'", outcomes.rpartition("/")[2]) == []
     Ledger(outcomes).record(entry())
     [ledger], [history] = doctor_probes.ledger(examination), doctor_probes.dagster_storage(examination)
-    assert (ledger.state, ledger.value.endswith(", schema 1, 1 outcomes")) == (State.OK, True)
+    assert (ledger.state, ledger.value.endswith(", schema 2, 1 outcomes")) == (State.OK, True)
     assert history.state is State.OK
     for found in (empty, ledger, history):
         assert PASSWORD not in str(found)
