@@ -11,6 +11,7 @@ import pytest
 import uv
 
 from formulamine.services.sandbox import Isolation
+from formulamine_tests.services.postgres import why_no_postgres
 
 
 @cache
@@ -28,10 +29,16 @@ def why_no_network() -> str:
     return "" if asked.returncode == 0 else f"no package index answers: {asked.stderr.strip()[-200:]}"
 
 
+SERVICES = {"bubblewrap": why_no_bubblewrap, "network": why_no_network, "postgres": why_no_postgres}
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker, why_not in (("bubblewrap", why_no_bubblewrap), ("network", why_no_network)):
-        if item.get_closest_marker(marker) and why_not():
-            pytest.skip(why_not())
+    """Skip what this machine cannot run and say why; CI installs every service, so there a missing one is a failure."""
+    for marker, why_not in SERVICES.items():
+        if item.get_closest_marker(marker) and (reason := why_not()):
+            if os.environ.get("CI"):
+                pytest.fail(f"CI must have it: {reason}")
+            pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -41,11 +41,13 @@ def environment(home: Path, variables: Mapping[str, str] | None = None) -> dict[
     return {**kept, "FORMULAMINE_HOME": str(home), **(variables or {})}
 
 
-def formulamine(home: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> Ended:
-    """Run the command to its end."""
+def formulamine(
+    home: Path, *arguments: str, variables: Mapping[str, str] | None = None, inside: Sequence[str] = ()
+) -> Ended:
+    """Run the command to its end, inside another where one is given."""
     home.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [*COMMAND, *arguments], cwd=home.parent, env=environment(home, variables),
+        [*inside, *COMMAND, *arguments], cwd=home.parent, env=environment(home, variables),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     return Ended(done.returncode, done.stdout, done.stderr)
