@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
 
 import dagster as dg
 
@@ -57,14 +55,6 @@ def build(run: MonthRun | None = None) -> dg.Definitions:
         schedules=[month_schedule(month)],
         sensors=[newly_found_sensor(month)],
     )
-
-
-def with_code(assets: Sequence[dg.AssetsDefinition]) -> Sequence[Any]:
-    """Assets with links to their sources."""
-    with warnings.catch_warnings():
-        # A beta feature, so Dagster warns at every load; dagster is pinned for the preview that checks use anyway.
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        return dg.with_source_code_references(assets)
 
 
 defs = build()
