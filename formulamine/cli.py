@@ -224,38 +224,42 @@ def redo_of(found: Story, settings: Settings) -> list[Redo]:
 @takes_month
 @takes_backend
 @takes_json
-def check(month: str, backend: str, as_json: bool) -> None:
+@click.option(
+    "--markdown", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write a summary for a page, as that of a hosted CI.",
+)  # fmt: skip
+def check(month: str, backend: str, as_json: bool, markdown: Path | None) -> None:
     """Run the asset checks of a month; exit 1 if a blocking one fails."""
-    from formulamine import lineage
+    from formulamine import lineage, report
     from formulamine.services.store import StoreError, Tables
     from formulamine.tables import TABLES
 
     settings = Settings()
+    tables = Tables(settings.home / "tables")
+    if markdown is not None and not markdown.parent.is_dir():
+        refuse(f"--markdown {markdown}: its folder does not exist")
+    made = [name for name in TABLES if tables.path(name, month).exists()]
+    counts: list[lineage.AssetCount] | str
     try:
-        made = {one.asset for one in lineage.funnel(month, Tables(settings.home / "tables"))}
+        counts = lineage.funnel(month, tables)
     except (lineage.UnknownMonth, StoreError) as error:
-        refuse(error, COULD_NOT_FINISH)
+        if not made or not (as_json or markdown):  # a program gets every check's answer, a person what to mend
+            refuse(error, COULD_NOT_FINISH)
+        counts = str(error)
     if missing := [name for name in TABLES if name not in made]:
         refuse(f"{', '.join(missing)} of {month} not made yet: run `formulamine month {month}`", COULD_NOT_FINISH)
     evaluations = run_or_refuse(settings, "gates", month, None, {"backend": backend}, checks=True)
-    rows = [
-        {
-            "asset": one.asset_key.to_user_string(),
-            "check": one.check_name,
-            "passed": one.passed,
-            "blocking": one.severity.value == "ERROR",
-            "detail": str(one.metadata["detail"].value),
-        }
-        for one in evaluations
-    ]
-    failed = [row for row in rows if not row["passed"] and row["blocking"]]
-    if as_json:
-        click.echo(lineage.to_json({"month": month, "passed": not failed, "checks": rows}))
-    else:
-        for row in rows:
-            word = "ok" if row["passed"] else ("FAILED" if row["blocking"] else "warning")
-            click.echo(f"{word:<8} {row['asset']}.{row['check']}: {' '.join(str(row['detail']).split())}")
-    sys.exit(COULD_NOT_FINISH if failed else DONE)
+    from formulamine.definitions import defs
+
+    keys = defs.resolve_asset_graph().asset_check_keys
+    found = report.answers(evaluations, [(key.asset_key.to_user_string(), key.name) for key in keys])
+    click.echo(report.as_json(month, found) if as_json else report.for_terminal(found))
+    if markdown is not None:
+        try:
+            markdown.write_text(report.as_markdown(month, found, counts), encoding="utf-8")
+        except OSError as error:
+            refuse(f"--markdown {markdown} cannot be written ({error.strerror})", COULD_NOT_FINISH)
+    sys.exit(DONE if report.passes(found) else COULD_NOT_FINISH)
 
 
 @main.group()

@@ -1,7 +1,6 @@
 """Dagster assets and checks of the build: env_payloads -> images."""
 
 import platform
-from functools import partial
 
 import dagster as dg
 import polars as pl
@@ -15,11 +14,12 @@ from formulamine.build.local import LocalBackend
 from formulamine.build.payloads import PayloadInput, PayloadReason, PayloadStep
 from formulamine.build.reasons import ImageReason
 from formulamine.build.recipe import Recipe
-from formulamine.checks import done_rows, read_table, well_formed
+from formulamine.checks import done_rows, read_table, rule, table_rules
 from formulamine.items import Step
-from formulamine.orchestration import Found, MonthRun, advance_month, month_asset, month_check
+from formulamine.orchestration import Found, MonthRun, advance_month, month_asset
 from formulamine.pipeline import joined
 from formulamine.services.container import Services
+from formulamine.services.store import StoreError
 
 ENV_PAYLOADS_VERSION = "2"
 IMAGES_VERSION = "2"
@@ -158,7 +158,11 @@ def facts_agree(month: str, services: Services) -> Found:
     """What rows say of a build is what its recipe says, and, where its trees still stand, what they hold."""
     wrong = []
     for row in joined("speedup_measurements", month, services.tables):
-        recipe = Recipe.model_validate_json(services.blobs.get(row["recipe_hash"]))
+        try:
+            recipe = Recipe.model_validate_json(services.blobs.get(row["recipe_hash"]))
+        except (StoreError, ValueError) as error:
+            wrong.append(f"{row['pr_id']} has no recipe: {error}")
+            continue
         item = ImageInput.model_validate({name: row[name] for name in ImageInput.model_fields})
         if recipe != item.recipe():
             wrong.append(f"{row['pr_id']}: the recipe is not that of its row")
@@ -167,6 +171,8 @@ def facts_agree(month: str, services: Services) -> Found:
         pair = local_backend(services).standing(recipe)
         if pair is not None and facts.base_digest(pair)[0] != row["base_digest"]:
             wrong.append(f"{row['pr_id']}: the base side is no longer what was built")
+        elif pair is not None and facts.measure_digest(pair)[0] != row["measure_digest"]:
+            wrong.append(f"{row['pr_id']}: the head side or the suite is no longer what was built")
     return Found.of(wrong, fine="rows, recipes and trees agree")
 
 
@@ -184,17 +190,11 @@ def no_head_in_base(month: str, services: Services) -> Found:
 
 ASSETS = [env_payloads, images]
 CHECKS = [
-    month_check(
-        "env_payloads", "well_formed", partial(well_formed, "env_payloads", PayloadReason),
-        "One row per performance candidate, with a known status and reason.",
-    ),
-    month_check("env_payloads", "pins_are_exact", pins_are_exact, "Pins are exact; the first acceptable interpreter."),
-    month_check("env_payloads", "share_resolved", share_resolved, "The share of resolved ones is high.", warns=True),
-    month_check(
-        "images", "well_formed", partial(well_formed, "images", ImageReason),
-        "One row per environment, with a known status and reason.",
-    ),
-    month_check("images", "facts_agree", facts_agree, "Rows agree with recipes and with the trees that stand."),
-    month_check("images", "no_head_in_base", no_head_in_base, "No byte of head in what ships."),
-    month_check("images", "image_yield", image_yield, "The share of built ones is high.", warns=True),
+    *table_rules("env_payloads", PayloadReason, "One row per performance candidate, with a known status and reason."),
+    rule("env_payloads", "pins_are_exact", pins_are_exact, "Pins are exact; the first acceptable interpreter."),
+    rule("env_payloads", "share_resolved", share_resolved, "The share of resolved ones is high.", warns=True),
+    *table_rules("images", ImageReason, "One row per environment, with a known status and reason."),
+    rule("images", "facts_agree", facts_agree, "Rows agree with recipes and with the trees that stand."),
+    rule("images", "no_head_in_base", no_head_in_base, "No byte of head in what ships."),
+    rule("images", "image_yield", image_yield, "The share of built ones is high.", warns=True),
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from functools import partial
 
 import dagster as dg
 
-from formulamine.checks import done_rows, well_formed
+from formulamine.checks import done_rows, rule, table_rules
 from formulamine.discover import asv_config
 from formulamine.discover.candidates import CandidateStep
 from formulamine.discover.months import month_window
@@ -13,9 +13,10 @@ from formulamine.discover.registry import Registry
 from formulamine.discover.repositories import RegisteredRepository, RepositoryReason, find_suite
 from formulamine.discover.sieve import RULES_FILE, SieveInput, SieveReason, load_rules
 from formulamine.items import Step
-from formulamine.orchestration import Found, MonthRun, advance_month, materialize_items, month_asset, month_check
+from formulamine.orchestration import Found, MonthRun, advance_month, materialize_items, month_asset
 from formulamine.pipeline import joined
 from formulamine.services.container import Services
+from formulamine.services.store import StoreError
 
 REPOSITORIES_VERSION = "1"
 PULL_REQUESTS_VERSION = "1"
@@ -194,29 +195,25 @@ def patches_kept(month: str, services: Services) -> Found:
     for row in rows:
         mirror = services.git.open(row["repo"], row["url"])
         patch = dict(services.git.diffs(mirror, [row["merge_sha"]])).get(row["merge_sha"], b"")
-        if services.blobs.get(row["patch_sha256"]) != patch:
+        try:
+            kept = services.blobs.get(row["patch_sha256"])
+        except StoreError as error:
+            wrong.append(f"{row['pr_id']} has no patch: {error}")
+            continue
+        if kept != patch:
             wrong.append(f"{row['pr_id']}: the kept patch is not the merge commit's")
     return Found.of(wrong, fine=f"{len(rows)} patches")
 
 
 ASSETS = [repositories, pull_requests, candidate_prs]
 CHECKS = [
-    month_check(
-        "repositories", "well_formed", partial(well_formed, "repositories", RepositoryReason),
-        "Rows are unique and ended with a known status and reason.",
-    ),
-    month_check("repositories", "suite_exists", suite_exists, "The suite exists at head_sha."),
-    month_check("repositories", "one_identity", one_identity, "Unique by node id where known."),
-    month_check(
-        "pull_requests", "well_formed", partial(well_formed, "pull_requests", PullRequestReason),
-        "Rows are unique and ended with a known status and reason.",
-    ),
-    month_check("pull_requests", "inside_the_window", inside_the_window, "Merged in the month, on its first parent."),
-    month_check("pull_requests", "counted_again", counted_again, "A second count of the window's commits agrees."),
-    month_check(
-        "candidate_prs", "well_formed", partial(well_formed, "candidate_prs", SieveReason),
-        "One row per pull request, each rejection naming its rule.",
-    ),
-    month_check("candidate_prs", "patches_kept", patches_kept, "Kept patches are those of the merge commits."),
-    month_check("candidate_prs", "pass_rate", pass_rate, "The pass rate is within a band.", warns=True),
+    *table_rules("repositories", RepositoryReason, "Rows are unique and ended with a known status and reason."),
+    rule("repositories", "suite_exists", suite_exists, "The suite exists at head_sha."),
+    rule("repositories", "one_identity", one_identity, "Unique by node id where known."),
+    *table_rules("pull_requests", PullRequestReason, "Rows are unique and ended with a known status and reason."),
+    rule("pull_requests", "inside_the_window", inside_the_window, "Merged in the month, on its first parent."),
+    rule("pull_requests", "counted_again", counted_again, "A second count of the window's commits agrees."),
+    *table_rules("candidate_prs", SieveReason, "One row per pull request, each rejection naming its rule."),
+    rule("candidate_prs", "patches_kept", patches_kept, "Kept patches are those of the merge commits."),
+    rule("candidate_prs", "pass_rate", pass_rate, "The pass rate is within a band.", warns=True),
 ]  # fmt: skip

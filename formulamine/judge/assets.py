@@ -1,14 +1,12 @@
 """Dagster asset and checks of the judge: classifications."""
 
-from functools import partial
-
 import dagster as dg
 import polars as pl
 
-from formulamine.checks import done_rows, read_table, well_formed
+from formulamine.checks import done_rows, read_table, rule, table_rules
 from formulamine.items import Outcome, Step
 from formulamine.judge.rules import RULES_FILE, JudgeInput, JudgeReason, judge
-from formulamine.orchestration import Found, MonthRun, advance_month, month_asset, month_check
+from formulamine.orchestration import Found, MonthRun, advance_month, month_asset
 from formulamine.services.container import Services
 
 CLASSIFICATIONS_VERSION = "1"
@@ -66,10 +64,7 @@ def undecided(month: str, services: Services) -> Found:
 
 ASSETS = [classifications]
 CHECKS = [
-    month_check(
-        "classifications", "well_formed", partial(well_formed, "classifications", JudgeReason),
-        "One row per candidate, with a known status and reason.",
-    ),
-    month_check("classifications", "no_error_is_a_no", no_error_is_a_no, 'No error stands as "no".'),
-    month_check("classifications", "undecided", undecided, "The share of undecided ones is small.", warns=True),
+    *table_rules("classifications", JudgeReason, "One row per candidate, with a known status and reason."),
+    rule("classifications", "no_error_is_a_no", no_error_is_a_no, 'No error stands as "no".'),
+    rule("classifications", "undecided", undecided, "The share of undecided ones is small.", warns=True),
 ]  # fmt: skip

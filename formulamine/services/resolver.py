@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -35,6 +36,13 @@ _PROBE = (
     "import json,os,sys;"
     "print(json.dumps([sys.version_info[:3],sys.implementation.name,sys.base_prefix,os.path.realpath(sys.executable)]))"
 )
+
+# Variables of uv that decide which releases are taken; the others (retries, caches, threads) do not.
+PIN_VARIABLES = (
+    "UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_INDEX_STRATEGY",
+    "UV_NO_INDEX", "UV_RESOLUTION", "UV_PRERELEASE", "UV_FORK_STRATEGY", "UV_EXCLUDE_NEWER", "UV_CONSTRAINT",
+    "UV_OVERRIDE", "UV_BUILD_CONSTRAINT", "UV_NO_BINARY", "UV_ONLY_BINARY", "UV_CONFIG_FILE",
+)  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -83,8 +91,8 @@ class Resolver:
 
     @property
     def settings_hash(self) -> str:
-        """Hash of the UV_* variables that reach uv: another index or strategy may give other pins. Tells no login."""
-        settings = {name: value for name, value in os.environ.items() if name.startswith("UV_")}
+        """Hash of the variables that may give other pins, as another index does. Tells no login."""
+        settings = {name: os.environ[name] for name in PIN_VARIABLES if name in os.environ}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
@@ -98,15 +106,10 @@ class Resolver:
         pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
         paths += sorted(pyenv.glob("versions/3.*/bin/python"), reverse=True)
         found: dict[str, Interpreter] = {}
-        for path in paths:
-            tried = subprocess.run([path, "-I", "-c", _PROBE], capture_output=True, text=True, check=False)
-            if tried.returncode != 0:
-                _log.debug("%s does not start: %s", path, tried.stderr.strip())
-                continue
-            version, implementation, prefix, real = json.loads(tried.stdout)
-            series = f"{version[0]}.{version[1]}"
-            if implementation == "cpython" and version[0] == 3:
-                found.setdefault(series, Interpreter(series, ".".join(map(str, version)), Path(real), Path(prefix)))
+        with ThreadPoolExecutor(max_workers=8) as pool:  # each takes a moment to start, and there may be a dozen
+            for interpreter in pool.map(_probe, paths):
+                if interpreter is not None:
+                    found.setdefault(interpreter.series, interpreter)
         return found
 
     def compile(
@@ -231,6 +234,18 @@ class Resolver:
             output = log.read().decode("utf-8", "replace")
         raise_if_disk_full(output)
         return process.returncode, output
+
+
+def _probe(path: Path) -> Interpreter | None:
+    """What an interpreter says of itself; None where it does not start or is no CPython 3."""
+    tried = subprocess.run([path, "-I", "-c", _PROBE], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        _log.debug("%s does not start: %s", path, tried.stderr.strip())
+        return None
+    version, implementation, prefix, real = json.loads(tried.stdout)
+    if implementation != "cpython" or version[0] != 3:
+        return None
+    return Interpreter(f"{version[0]}.{version[1]}", ".".join(map(str, version)), Path(real), Path(prefix))
 
 
 def _failure(output: str) -> Exception:

@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import dagster as dg
 import polars as pl
 
 from formulamine.build.assets import ENV_PAYLOADS_VERSION, IMAGES_VERSION
-from formulamine.checks import well_formed
+from formulamine.checks import done_rows, rule, table_rules
 from formulamine.discover.assets import CANDIDATE_PRS_VERSION, PULL_REQUESTS_VERSION, REPOSITORIES_VERSION
 from formulamine.items import Done, Failed, Outcome, RunOptions, Step
 from formulamine.judge.assets import CLASSIFICATIONS_VERSION
@@ -24,7 +23,6 @@ from formulamine.orchestration import (
     as_it_stands,
     log,
     month_asset,
-    month_check,
     result,
     write_items,
 )
@@ -288,16 +286,26 @@ def release_is_whole(month: str, services: Services) -> Found:
     return Found.of(wrong, fine=f"{released.height} rows, release {manifest['release_version']}")
 
 
+def release_is_recorded(month: str, services: Services) -> Found:
+    """The manifest's version and time are those that the rows of the release were given."""
+    manifest = read_manifest(release_folder(services, month))
+    rows = done_rows("published_release", month, services)
+    wrong = [
+        f"{row['pr_id']} is of release {row['release_version']}, manifest.json of {manifest.get('release_version')}"
+        for row in rows.to_dicts()
+        if row["release_version"] != manifest.get("release_version")
+    ]
+    first = rows["published_at"].min()
+    if isinstance(first, datetime) and manifest.get("published_at") != first.isoformat():
+        wrong.append(f"manifest.json has published_at {manifest.get('published_at')}, its rows {first.isoformat()}")
+    return Found.of(wrong, fine=f"{rows.height} rows of release {manifest.get('release_version')}")
+
+
 ASSETS = [problem_statements, published_release]
 CHECKS = [
-    month_check(
-        "problem_statements", "well_formed", partial(well_formed, "problem_statements", StatementReason),
-        "One row per faster pull request, with a known status and reason.",
-    ),
-    month_check("problem_statements", "statements_tell_nothing", statements_tell_nothing, "No statement is a leak."),
-    month_check(
-        "published_release", "well_formed", partial(well_formed, "published_release", ReleaseReason),
-        "One row per statement, with a known status and reason.",
-    ),
-    month_check("published_release", "release_is_whole", release_is_whole, "The folder is what passes every gate."),
+    *table_rules("problem_statements", StatementReason, "One row per faster pull request, with known ends."),
+    rule("problem_statements", "statements_tell_nothing", statements_tell_nothing, "No statement is a leak."),
+    *table_rules("published_release", ReleaseReason, "One row per statement, with a known status and reason."),
+    rule("published_release", "release_is_whole", release_is_whole, "The folder is what passes every gate."),
+    rule("published_release", "release_is_recorded", release_is_recorded, "The manifest agrees with the table."),
 ]  # fmt: skip

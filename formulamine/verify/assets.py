@@ -1,14 +1,12 @@
 """Dagster asset and checks of the measurement: speedup_measurements (and its side table benchmark_results)."""
 
-from functools import partial
-
 import dagster as dg
 import polars as pl
 
 from formulamine.build.assets import local_backend
-from formulamine.checks import done_rows, read_table, well_formed
+from formulamine.checks import done_rows, read_table, rule, table_rules
 from formulamine.items import Step
-from formulamine.orchestration import Found, MonthRun, advance_month, month_asset, month_check
+from formulamine.orchestration import Found, MonthRun, advance_month, month_asset
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError
 from formulamine.tables import SpeedupMeasurement
@@ -112,11 +110,8 @@ def controls_quiet(month: str, services: Services) -> Found:
 
 ASSETS = [speedup_measurements]
 CHECKS = [
-    month_check(
-        "speedup_measurements", "well_formed", partial(well_formed, "speedup_measurements", MeasureReason),
-        "One row per image, with a known status and reason.",
-    ),
-    month_check("speedup_measurements", "verdicts_follow", verdicts_follow, "Verdicts follow from raw samples."),
-    month_check("speedup_measurements", "gate_holds", gate_holds, "What goes on is faster by estimate and bound."),
-    month_check("speedup_measurements", "controls_quiet", controls_quiet, "A/A controls find nothing."),
+    *table_rules("speedup_measurements", MeasureReason, "One row per image, with a known status and reason."),
+    rule("speedup_measurements", "verdicts_follow", verdicts_follow, "Verdicts follow from raw samples."),
+    rule("speedup_measurements", "gate_holds", gate_holds, "What goes on is faster by estimate and bound."),
+    rule("speedup_measurements", "controls_quiet", controls_quiet, "A/A controls find nothing."),
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -41,16 +41,31 @@ def environment(home: Path, variables: Mapping[str, str] | None = None) -> dict[
     return {**kept, "FORMULAMINE_HOME": str(home), **(variables or {})}
 
 
-def formulamine(
-    home: Path, *arguments: str, variables: Mapping[str, str] | None = None, inside: Sequence[str] = ()
-) -> Ended:
-    """Run the command to its end, inside another where one is given."""
+def formulamine(home: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> Ended:
+    """Run the command to its end."""
     home.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [*inside, *COMMAND, *arguments], cwd=home.parent, env=environment(home, variables),
+        [*COMMAND, *arguments], cwd=home.parent, env=environment(home, variables),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+HEAVY = ["dagster", "scipy", "openai", "anthropic", "instructor", "datasets", "huggingface_hub", "github"]
+
+
+def heavy_imports(home: Path, *arguments: str) -> list[str]:
+    """Heavy modules that a command imports."""
+    asked = (
+        "import sys\nfrom formulamine.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked, *arguments], cwd=home.parent, env=environment(home),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()[-1].split()
 
 
 def table(home: Path, name: str, month: str = MONTH) -> pl.DataFrame:

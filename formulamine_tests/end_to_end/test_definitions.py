@@ -19,4 +19,5 @@ def test_every_asset_has_a_blocking_check_of_its_schema() -> None:
 
 def test_every_table_is_an_asset_of_its_phase() -> None:
     groups = {node.key.to_user_string(): node.group_name for node in defs.resolve_asset_graph().asset_nodes}
-    assert groups == {name: phase for phase, names in PHASES.items() for name in names}
+    expected = {name: phase for phase, names in PHASES.items() for name in names}
+    assert {name: group for name, group in groups.items() if name in TABLES} == expected

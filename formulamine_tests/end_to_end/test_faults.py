@@ -163,29 +163,18 @@ def _endings_so_far(home: Path, assets: str) -> dict[int, tuple[str, str, str | 
 
 
 @pytest.mark.network
-@pytest.mark.bubblewrap
-@pytest.mark.parametrize(
-    ("variables", "inside", "asking"),
-    [
-        # Another index than the one that answered before: every environment is asked for again.
-        ({"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "NO_PROXY": "127.0.0.1", "UV_HTTP_RETRIES": "0"}, [], 7),
-        # The same index, without a network: only what is not known yet is.
-        ({}, ["bwrap", "--dev-bind", "/", "/", "--unshare-net"], 1),
-    ],
-    ids=["address", "network"],
-)
-def test_unreachable_index_refuses_the_release_and_the_same_command_carries_on(
-    demo_copy: Path, variables: dict[str, str], inside: list[str], asking: int
-) -> None:
+def test_unreachable_index_refuses_the_release_and_the_same_command_carries_on(demo_copy: Path) -> None:
+    # Another index than the one that answered before, so that every environment is asked for again.
+    nowhere = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "NO_PROXY": "127.0.0.1", "UV_HTTP_RETRIES": "0"}
     with sqlite3.connect(demo_copy / "ledger.sqlite") as ledger:
         ledger.execute("delete from outcomes where step = 'env_payloads' and item = 'formulamine__sample-42'")
     for name in ("uv", "environments"):  # the latter holds the build backend, made of what the index gave
         shutil.rmtree(demo_copy / "cache" / name)
     before = (demo_copy / "release" / MONTH / "manifest.json").read_bytes()
-    ended = formulamine(demo_copy, "month", MONTH, variables=variables, inside=inside)
+    ended = formulamine(demo_copy, "month", MONTH, variables=nowhere)
     assert ended.code == 1
     assert "Traceback" not in ended.err
-    assert f"refused, items are open ({asking} env_payloads index_unreachable)" in ended.errors[-1]
+    assert "refused, items are open (7 env_payloads index_unreachable)" in ended.errors[-1]
     assert (demo_copy / "release" / MONTH / "manifest.json").read_bytes() == before
     assert formulamine(demo_copy, "month", MONTH).code == 0
     assert endings(demo_copy) == expected_endings()

@@ -14,7 +14,7 @@ import pytest
 from formulamine.services.ledger import Ledger
 from formulamine.tables import TABLES
 from formulamine_tests.end_to_end.conftest import in_process, undisturbed
-from formulamine_tests.end_to_end.runs import CONFIG, MONTH, Ended, contents, table, usable
+from formulamine_tests.end_to_end.runs import CONFIG, MONTH, Ended, contents, heavy_imports, table, usable
 from formulamine_tests.services.histories import History, day
 
 
@@ -95,11 +95,16 @@ def test_funnel_fits_a_terminal(months: Months) -> None:
 def test_lineage_says_where_a_pull_request_stopped_and_why(months: Months) -> None:
     ended = in_process(months.home, "lineage", "a/first#2")
     assert ended.code == 0
-    assert ended.out.startswith("a/first#2  DOC: two\n")
-    assert "candidate_prs: rejected (no_core_file)" in ended.out
+    assert ended.out.startswith("a/first#2")
+    assert "DOC: two" in ended.out
+    assert "no_core_file" in ended.out
     answer = json.loads(in_process(months.home, "lineage", "a/first#2", "--json").out)
-    assert [row["asset"] for row in answer["assets"]] == ["pull_requests", "candidate_prs"]
-    assert answer["assets"][0]["merged_at"] == "2024-02-02T12:00:00+00:00"
+    assert [row["asset"] for row in answer["assets"]] == ["repositories", "pull_requests", "candidate_prs"]
+    assert answer["assets"][1]["merged_at"] == "2024-02-02T12:00:00+00:00"
+
+
+def test_lineage_imports_nothing_heavy(months: Months) -> None:
+    assert heavy_imports(months.home, "lineage", "a/first#2") == []
 
 
 def test_dagster_home_holds_runs_as_the_ui_shows_them(months: Months) -> None:
