@@ -398,6 +398,9 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     "pins in the ledger, projected": (
         ledger_record("env_payloads", "pins", ["alpha==1"], SAME, projected=True), ["images.facts_agree"],
     ),
+    "size in the ledger, projected": (
+        ledger_record("images", "bytes", 5, SAME, projected=True), ["images.facts_agree"],
+    ),
     "record": (ledger_record("classifications", "tokens", 5, SAME, projected=False), ["classifications.as_recorded"]),
     "row of the ledger": (ledger_row("images", SAME), ["images.as_recorded"]),
     "no ledger": (ledger_bytes, [f"{name}.as_recorded" for name in TABLES]),
