@@ -7,10 +7,8 @@ pull request. Nothing here computes an outcome, and nothing here knows Dagster.
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -137,65 +135,9 @@ def render_funnel(month: str, counts: list[AssetCount]) -> str:
     return "\n".join(lines)
 
 
-def render_trace(month: str, story: list[dict[str, Any]]) -> str:
-    """A story for a terminal."""
-    first = story[0]
-    lines = [
-        f"{first['repo']}#{first['number']}  {first['title']}",
-        f"merged {first['merged_at']:%Y-%m-%d %H:%M} ({month})",
-    ]
-    for row in story:
-        told = f"{row['status']} ({row['reason']})" if row["reason"] else row["status"]
-        lines.append(f"\n{row['asset']}: {told}  [{_duration(row['seconds'])}, run {row['run_id'][:8]}]")
-        for text in ([row["detail"]] if row["detail"] else []) + _highlights(row):
-            lines += textwrap.wrap(text, 110, initial_indent="    ", subsequent_indent="      ")
-    return "\n".join(_plain(line) for line in lines)
-
-
 def to_json(value: object) -> str:
     """One JSON object, with times as ISO 8601."""
     return json.dumps(value, indent=2, default=datetime.isoformat)
-
-
-def _highlights(row: Mapping[str, Any]) -> list[str]:
-    """What a person wants to see of a row."""
-    match row["asset"]:
-        case "pull_requests":
-            return [f"by {row['author']}, {row['merge_style']}, {len(row['files'])} files, base {row['base_sha'][:12]}"]
-        case "candidate_prs":
-            return [f"signals: {'; '.join(row['signals'])}"] if row["signals"] else []
-        case "classifications":
-            return [f"{row['category']}, {row['difficulty']}: {row['rationale']}"] if row["rationale"] else []
-        case "env_payloads" if row["status"] == Status.DONE:
-            pins = ", ".join(row["pins"]) or "no pins"
-            return [
-                f"Python {row['python_version']} ({row['interpreter_source']}), {pins}, as of {row['cutoff'] or 'now'}"
-            ]
-        case "images" if row["status"] == Status.DONE:
-            return [f"{row['backend']}, {row['base_digest'][:27]}, {row['benchmarks_discovered']} benchmarks"]
-        case "speedup_measurements" if row["verdict"]:
-            counted = f"{row['screened']} screened, {row['kept']} kept, {row['confirmed']} confirmed"
-            shown = [counted]
-            for one in row.get("benchmark_results", []):
-                if one["stage"] != "screen" and one["speedup"] is not None:
-                    shown.append(f"{one['stage']}: {one['benchmark']} {_interval(one)} {one['decision']}")
-            return shown
-        case "problem_statements" if row["statement"]:
-            return [line for line in row["statement"].splitlines() if line]
-        case "published_release" if row["status"] == Status.DONE:
-            return [f"release {row['release_version']}" + ("" if row["publishable"] else ", not publishable")]
-        case _:
-            return []
-
-
-def _plain(text: str) -> str:
-    """A line without control characters: what a title of a mined repository holds must not drive a terminal."""
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-def _interval(one: Mapping[str, Any]) -> str:
-    low, high = (f"{one[name]:.3f}" if one[name] is not None else "?" for name in ("ci_low", "ci_high"))
-    return f"{one['speedup']:.3f}x [{low}, {high}]"
 
 
 def _counted(frame: pl.DataFrame, column: str) -> dict[str, int]:

@@ -13,7 +13,6 @@ from formulamine.lineage import (
     UnknownPullRequest,
     funnel,
     render_funnel,
-    render_trace,
     spine,
     to_json,
     trace,
@@ -128,13 +127,6 @@ class TestTrace:
     def test_an_unknown_pull_request_is_an_error_in_its_own_words(self, tables: Tables) -> None:
         with pytest.raises(UnknownPullRequest, match="no month that was made has my-org/some-name#12:"):
             trace("my-org__some-name-12", tables)
-
-    @pytest.mark.parametrize("number", [1, 2, 3, 4])
-    def test_a_person_reads_why(self, tables: Tables, number: int) -> None:
-        text = render_trace(*trace(f"o__r-{number}", tables))
-        assert text.startswith(f"o/r#{number}  text o/r#{number}\nmerged 2024-02-03 04:05 (2024-02)")
-        why = {1: "docs_only", 2: "not_performance", 3: "slower", 4: "published_release: done"}
-        assert why[number] in text
 
     def test_a_program_reads_json_with_iso_times(self, tables: Tables) -> None:
         month, story = trace("o__r-4", tables)
