@@ -398,15 +398,16 @@ class TestEnds:
     def test_ctrl_c_ends_within_seconds_with_what_had_ended_in_the_ledger(self, tmp_path: Path) -> None:
         script = textwrap.dedent(
             """
-            import logging, sys, threading
-            from formulamine.items import Done, RunOptions, advance
+            import sys, threading
+            from formulamine.items import Done
             from formulamine.services.ledger import Ledger
             from formulamine_tests.test_items import Number, World
 
             world = World(Ledger(sys.argv[1]))
+            both_wait = threading.Barrier(2, action=lambda: print("waiting", flush=True))
             def answer(n):
                 if n > 2:
-                    print("waiting", flush=True)
+                    both_wait.wait(60)
                     world.cancelled.wait(60)
                 return Done(Number(n=n))
             world.answer = answer
