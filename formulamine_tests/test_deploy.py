@@ -27,6 +27,7 @@ DEPLOY = TOP / "deploy"
 BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "formulamine-base:bookworm")
 PORTS = {"UI_PORT": "3017", "POSTGRES_PORT": "5417"}
 VOLUME = "formulamine_home"
+CANCELLED_WITHIN_S = 10.0  # 5 s for the run itself; starting and ending a container's processes take their share
 URL = "FORMULAMINE_DAGSTER_POSTGRES_URL"
 
 
@@ -160,29 +161,76 @@ def eventually(question: Any, seconds: float) -> Any:
         time.sleep(1)
 
 
-@pytest.mark.docker
-def test_a_run_launched_from_the_ui_succeeds_in_a_container_with_postgresql(deployed: Any) -> None:
-    sample = "/var/lib/formulamine/sample.git"
-    write = (
-        f"from pathlib import Path; from formulamine.demo.sample import write_sample; write_sample(Path('{sample}'))"
-    )
-    deployed("run", "--rm", "shell", "python", "-c", write)
-    deployed("run", "--rm", "shell", "formulamine", "repositories", "add", f"formulamine/sample={sample}")
-    eventually(lambda: ask("{version}"), 60)
+SAMPLE = "/var/lib/formulamine/sample.git"
+WRITE = f"from pathlib import Path; from formulamine.demo.sample import write_sample; write_sample(Path('{SAMPLE}'))"
+OVER = {"SUCCESS", "FAILURE", "CANCELED"}
+
+
+def launch() -> str:
+    """Launch the sample's month as the UI does; gives the run's id."""
     asked = {
         "selector": {
             "repositoryLocationName": "formulamine", "repositoryName": "__repository__", "pipelineName": "month",
-            "assetSelection": [{"path": ["repositories"]}],
         },
         "runConfigData": "{}", "mode": "default",
         "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "2024-02"}]},
     }  # fmt: skip
-    launch = "mutation($p: ExecutionParams!){launchRun(executionParams:$p){... on LaunchRunSuccess{run{runId}}}}"
-    run = ask(launch, p=asked)["launchRun"]["run"]["runId"]
-    status = "query($r: ID!){runOrError(runId:$r){... on Run{status tags{key}}}}"
-    over = eventually(
-        lambda: (told := ask(status, r=run)["runOrError"])["status"] in ("SUCCESS", "FAILURE") and told, 120
+    mutation = "mutation($p: ExecutionParams!){launchRun(executionParams:$p){... on LaunchRunSuccess{run{runId}}}}"
+    return str(ask(mutation, p=asked)["launchRun"]["run"]["runId"])
+
+
+def told_of(run: str) -> dict[str, Any]:
+    asked = "query($r: ID!){runOrError(runId:$r){... on Run{status tags{key} stepStats{stepKey status}}}}"
+    return dict(ask(asked, r=run)["runOrError"])
+
+
+def over(run: str) -> dict[str, Any] | None:
+    told = told_of(run)
+    return told if told["status"] in OVER else None
+
+
+def measures(run: str) -> bool:
+    """Whether a run is in the middle of a measurement."""
+    told = told_of(run)
+    assert told["status"] not in OVER, told["status"]
+    under_way = {"stepKey": "speedup_measurements", "status": "IN_PROGRESS"} in told["stepStats"]
+    return under_way and any("harness.py" in process for process in processes(run))
+
+
+def processes(run: str) -> list[str]:
+    """Command lines of a run's container; none where it is gone."""
+    engine = docker.from_env()
+    try:
+        found = engine.containers.list(all=True, filters={"label": f"dagster/run_id={run}"})
+        return [" ".join(process) for one in found for process in one.top()["Processes"]]
+    except (docker.errors.NotFound, docker.errors.APIError):  # ended between the two questions
+        return []
+    finally:
+        engine.close()
+
+
+@pytest.mark.docker
+def test_a_month_in_a_container_is_cancelled_from_the_ui_and_then_finishes(deployed: Any) -> None:
+    deployed("run", "--rm", "shell", "python", "-c", WRITE)
+    deployed("run", "--rm", "shell", "formulamine", "repositories", "add", f"formulamine/sample={SAMPLE}")
+    eventually(lambda: ask("{version}"), 60)
+
+    first = launch()
+    eventually(lambda: measures(first), 240)
+    asked_at = time.monotonic()
+    terminate = "mutation($r: String!){terminateRun(runId:$r){__typename}}"
+    assert ask(terminate, r=first)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    assert eventually(lambda: over(first), 30)["status"] == "CANCELED"
+    assert time.monotonic() - asked_at < CANCELLED_WITHIN_S
+    eventually(lambda: not processes(first), 30)
+
+    second = launch()
+    ended = eventually(lambda: over(second), 400)
+    assert ended["status"] == "SUCCESS"
+    assert "docker/container_id" in {tag["key"] for tag in ended["tags"]}
+    [last] = [line for line in deployed("run", "--rm", "shell", "formulamine", "funnel", "2024-02").splitlines()
+              if line.startswith("published_release")]  # fmt: skip
+    assert last.split()[1:3] == ["3", "3"], deployed(
+        "run", "--rm", "shell", "formulamine", "lineage", "formulamine/sample#36"
     )
-    assert over["status"] == "SUCCESS"
-    assert "docker/container_id" in {tag["key"] for tag in over["tags"]}
-    assert "repositories" in deployed("run", "--rm", "shell", "formulamine", "funnel", "2024-02")
+    deployed("run", "--rm", "shell", "formulamine", "check", "2024-02")
