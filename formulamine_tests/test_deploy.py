@@ -172,6 +172,14 @@ print(*sorted(name.rpartition("-")[2] for name in frame["pr_id"]))
 OVER = {"SUCCESS", "FAILURE", "CANCELED"}
 
 
+def loaded() -> bool:
+    """Whether the UI knows the definitions: it answers before it has them."""
+    asked = "{workspaceOrError{... on Workspace{locationEntries{loadStatus locationOrLoadError{__typename}}}}}"
+    entries = ask(asked)["workspaceOrError"]["locationEntries"]
+    kinds = {(one["loadStatus"], (one["locationOrLoadError"] or {}).get("__typename")) for one in entries}
+    return kinds == {("LOADED", "RepositoryLocation")}
+
+
 def launch() -> str:
     """Launch the sample's month as the UI does; gives the run's id."""
     asked = {
@@ -181,8 +189,11 @@ def launch() -> str:
         "runConfigData": "{}", "mode": "default",
         "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "2024-02"}]},
     }  # fmt: skip
-    mutation = "mutation($p: ExecutionParams!){launchRun(executionParams:$p){... on LaunchRunSuccess{run{runId}}}}"
-    return str(ask(mutation, p=asked)["launchRun"]["run"]["runId"])
+    mutation = """mutation($p: ExecutionParams!){launchRun(executionParams:$p){
+        __typename ... on LaunchRunSuccess{run{runId}} ... on PythonError{message}}}"""
+    answer = ask(mutation, p=asked)["launchRun"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    return str(answer["run"]["runId"])
 
 
 def told_of(run: str) -> dict[str, Any]:
@@ -219,7 +230,7 @@ def processes(run: str) -> list[str]:
 def test_a_month_in_a_container_is_cancelled_from_the_ui_and_then_finishes(deployed: Any) -> None:
     deployed("run", "--rm", "shell", "python", "-c", WRITE)
     deployed("run", "--rm", "shell", "formulamine", "repositories", "add", f"formulamine/sample={SAMPLE}")
-    eventually(lambda: ask("{version}"), 60)
+    eventually(loaded, 120)
 
     first = launch()
     eventually(lambda: measures(first), 240)
