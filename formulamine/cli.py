@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from formulamine.interrupts import SIGNALS
 from formulamine.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -37,6 +39,13 @@ def refuse(message: object, code: int = REFUSED) -> NoReturn:
     """End with one line."""
     click.echo("formulamine: " + " ".join(str(message).split()), err=True)
     sys.exit(code)
+
+
+def interrupted() -> NoReturn:
+    """End with the line of an interrupt. Another one would find nothing left to end, and is ignored."""
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    refuse("interrupted: the same command carries on from here", INTERRUPTED)
 
 
 class Commands(click.Group):
@@ -60,7 +69,7 @@ class Commands(click.Group):
         except SettingsError as error:
             refuse(error)
         except KeyboardInterrupt:
-            refuse("interrupted: the same command carries on from here", INTERRUPTED)
+            interrupted()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -405,7 +414,7 @@ def run_or_refuse(
     except (LockHeld, StoreError, LedgerError, ReleaseRefused, GitError, RegistryError, CheckCrashed) as error:
         refuse(error, COULD_NOT_FINISH)
     except Cancelled:
-        refuse("interrupted: the same command carries on from here", INTERRUPTED)
+        interrupted()
     except (OSError, sqlite3.OperationalError, sqlalchemy.exc.OperationalError) as error:
         refuse(disk_fault(error, settings), COULD_NOT_FINISH)
     except DagsterError as error:

@@ -13,6 +13,7 @@ import formulamine.lineage_assets
 import formulamine.ship.assets
 import formulamine.verify.assets
 from formulamine.automation import month_schedule, newly_found_sensor
+from formulamine.dead_runs import runs_without_process
 from formulamine.lineage_assets import PR_LINEAGE
 from formulamine.orchestration import CHECKS_JOB, MonthRun
 
@@ -53,7 +54,7 @@ def build(run: MonthRun | None = None) -> dg.Definitions:
             ),
         ],
         schedules=[month_schedule(month)],
-        sensors=[newly_found_sensor(month)],
+        sensors=[newly_found_sensor(month), runs_without_process],
     )
 
 

@@ -77,6 +77,8 @@ class Failed:
     infrastructure: bool = False
     record: Record | None = None
     cost_usd: float = 0.0
+    settled: bool = True
+    """False where the machine may answer otherwise once somebody has mended it: not reused, and no item is open."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ class Step(Generic[In]):
     data_files: tuple[Path, ...] = ()
     outside: Mapping[str, str] = field(default_factory=dict)
     """What decides besides: versions of uv and git, interpreters on offer, machine class."""
+    hints: tuple[str, ...] = ()
+    """Fields that say where or how fast, not what: they are read, and are not in the fingerprint."""
     workers: int = 1
     refresh: bool = False
     """Ask the world again although the outcome is settled."""
@@ -147,18 +151,22 @@ class Step(Generic[In]):
     def parts(self, item: In) -> dict[str, str]:
         """Everything that is in a fingerprint, by name; long values as a short hash."""
         named = {"step version": self.version}
-        named |= {f"field {name}": _short(value) for name, value in item.model_dump(mode="json").items()}
+        named |= {f"field {name}": _short(value) for name, value in self._decides(item).items()}
         for group in self.settings:
             named |= {f"setting {name}": str(value) for name, value in group.model_dump(mode="json").items()}
         named |= {f"data file {path.name}": _short(path.read_bytes().hex()) for path in self.data_files}
         return named | {f"outside {name}": str(value) for name, value in self.outside.items()}
+
+    def _decides(self, item: In) -> dict[str, Any]:
+        """Fields of an item that decide its answer."""
+        return item.model_dump(mode="json", exclude=set(self.hints))
 
     def fingerprint(self, item: In) -> str:
         """Hash of everything that decides this step's answer for one item."""
         parts = {
             "asset": self.asset,
             "version": self.version,
-            "reads": item.model_dump(mode="json"),
+            "reads": self._decides(item),
             "settings": {type(group).__name__: group.model_dump(mode="json") for group in self.settings},
             "data": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.data_files},
             "outside": dict(self.outside),
@@ -258,7 +266,8 @@ def _compute(
     if not todo:
         return
     started = last_report = time.monotonic()
-    log.info("%s: %d of %d to do, %d workers", step.asset, len(todo), total, step.workers)
+    workers = "1 worker" if step.workers == 1 else f"{step.workers} workers"
+    log.info("%s: %d of %d to do, %s", step.asset, len(todo), total, workers)
     pool = ThreadPoolExecutor(max_workers=step.workers, thread_name_prefix=step.asset)
     ended: queue.SimpleQueue[Future[Entry]] = queue.SimpleQueue()
     try:
@@ -339,11 +348,12 @@ def _entry(
             return common.with_(
                 status=Status.REJECTED, reason=known, detail=detail, record=_json(record), settled=settled
             )
-        case Failed(reason, error, infrastructure, record, _):
+        case Failed(reason, error, infrastructure, record, _, settled):
             known = step.reasons(reason)
             return common.with_(
-                status=Status.FAILED, reason=known, detail=error, record=_json(record), infrastructure=infrastructure
-            )
+                status=Status.FAILED, reason=known, detail=error, record=_json(record), infrastructure=infrastructure,
+                settled=settled,
+            )  # fmt: skip
         case Deferred(until, reason, detail):
             return common.with_(status=Status.DEFERRED, reason=step.reasons(reason), detail=detail, until=until)
 

@@ -59,6 +59,8 @@ def add_pull_request(instance: dg.DagsterInstance, text: str) -> str:
     partitions_def=PULL_REQUESTS,
     group_name="lineage",
     kinds={"python", "markdown"},
+    owners=["team:formulamine"],
+    tags={"phase": "lineage"},
     description=(
         "The story of one pull request: how it fared at every asset and why, its benchmarks, its problem statement, "
         "and what a run would do with it now. Add a partition named owner__name-123 and materialize it."
@@ -99,8 +101,8 @@ def story_of(pr_id: str) -> dg.MaterializeResult[Any]:
         "month": story.month,
         "ended_at": story.last.asset,
         "outcome": story.last.ended,
-        "seconds": sum(chapter.seconds for chapter in story.chapters),
-        "cost_usd": sum(chapter.cost_usd for chapter in story.chapters),
+        "seconds": round(sum(chapter.seconds for chapter in story.chapters), 1),
+        "cost_usd": round(sum(chapter.cost_usd for chapter in story.chapters), 4),
     }
     if story.url:
         metadata["page"] = dg.MetadataValue.url(story.url)

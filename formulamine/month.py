@@ -123,7 +123,9 @@ def run_job(
     """
     seed_dagster_home(settings)
     import dagster as dg
+    from dagster._utils.interrupts import capture_interrupts
 
+    from formulamine.dead_runs import fail_dead_runs, process_tag
     from formulamine.definitions import defs
     from formulamine.orchestration import CHECKS_JOB
 
@@ -133,18 +135,22 @@ def run_job(
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with dg.DagsterInstance.get() as instance:
+    # Dagster's own way to be safe from the first moment to the last: what arrives while it opens, writes or closes its
+    # databases waits for the next step, or for the end.
+    with capture_interrupts(), dg.DagsterInstance.get() as instance:
+        fail_dead_runs(instance)
         try:
             if job == CHECKS_JOB:
                 # FACTS: a job of checks alone takes its month as a tag; `partition_key` fails.
                 # A blocking check that fails raises where errors do: the others would not be made.
                 answer = definition.execute_in_process(
-                    run_config=config, instance=instance, tags={"dagster/partition": month}, raise_on_error=False
-                )
+                    run_config=config, instance=instance, tags={"dagster/partition": month, **process_tag()},
+                    raise_on_error=False,
+                )  # fmt: skip
                 raise_crashed(answer.all_events)
             else:
                 answer = definition.execute_in_process(
-                    run_config=config, instance=instance, partition_key=month, raise_on_error=True,
+                    run_config=config, instance=instance, partition_key=month, tags=process_tag(), raise_on_error=True,
                     asset_selection=[dg.AssetKey(name) for name in assets] if assets else None,
                 )  # fmt: skip
         except dg.DagsterExecutionInterruptedError as error:

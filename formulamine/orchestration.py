@@ -16,6 +16,8 @@ import dagster as dg
 import polars as pl
 from pydantic import Field, PrivateAttr
 
+from formulamine.dead_runs import process_tag
+from formulamine.interrupts import held_back
 from formulamine.items import RunOptions, Step, Tally
 from formulamine.lineage import funnel
 from formulamine.partitions import MONTHS
@@ -31,7 +33,11 @@ CHECKS_JOB = "gates"
 PREVIEW_ROWS = 10
 MOST_FOREST_PLOTS = 20  # of a month, 14 kB each in Dagster's event log; `pr_lineage` has any other
 EXAMPLE_CHARACTERS = 300
-PREVIEW_COLUMNS = ("repo", "pr_id", "title", "status", "reason", "detail")
+# Of whichever table: what it found out, between what the row is of and how it ended.
+PREVIEW_COLUMNS = (
+    *("repo", "pr_id", "title", "score", "category", "difficulty", "python_version", "route", "speedup", "ci_low"),
+    *("ci_high", "benchmark", "fidelity", "released", "publishable", "status", "reason", "detail"),
+)
 In = TypeVar("In", bound=Record)
 log = logging.getLogger("formulamine")
 
@@ -62,6 +68,9 @@ class MonthRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
         services = Services(settings, trust=self.trust, is_ours=lambda commit: commit in commit_ids())
         run = context.run
         assert run is not None
+        assert context.instance is not None
+        with held_back():
+            context.instance.add_run_tags(run.run_id, process_tag())
         self._services = services
         self._options = RunOptions(run.run_id, self.limit, self.force)
         month = run.tags.get("dagster/partition", "")
@@ -70,7 +79,8 @@ class MonthRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
             try:
                 yield self
             finally:
-                services.close()
+                with held_back(hand_on=False):
+                    services.close()
 
     def selects(self, asset: str) -> bool:
         """Whether this run works on an asset."""
@@ -146,13 +156,14 @@ def write_items(
 ) -> Materialized:
     """Advance items and write the table."""
     services = run.services
-    made = materialize(
-        step, items, month, tables=services.tables, ledger=services.ledger, options=options,
-        cancelled=services.cancelled, log=log,
-    )  # fmt: skip
-    ended = ", ".join(f"{count} {name}" for name, count in made.tally.reasons.most_common()) or "nothing to do"
-    log.info("%s: %s (%d reused, %d computed)", step.asset, ended, made.tally.reused, made.tally.computed)
-    tell_failures(step.asset, made.frame)
+    with held_back(services.cancelled):  # `advance` looks at it: no outcome is lost in the midst of being written
+        made = materialize(
+            step, items, month, tables=services.tables, ledger=services.ledger, options=options,
+            cancelled=services.cancelled, log=log,
+        )  # fmt: skip
+        ended = ", ".join(f"{count} {name}" for name, count in made.tally.reasons.most_common()) or "nothing to do"
+        log.info("%s: %s (%d reused, %d computed)", step.asset, ended, made.tally.reused, made.tally.computed)
+        tell_failures(step.asset, made.frame)
     return made
 
 
@@ -169,23 +180,24 @@ def result(asset: str, month: str, run: MonthRun, made: Materialized) -> dg.Mate
     """Metadata and data version of a table that was just written."""
     frame = made.frame
     counts = frame.group_by("status", "reason").len().sort("status", "reason").to_dicts()
+    of_status = {status.value: frame.filter(pl.col("status") == status).height for status in Status}
+    of_reason = {f"{one['status']}: {one['reason']}": one["len"] for one in counts if one["reason"]}
     metadata: dict[str, Any] = {
         "dagster/row_count": frame.height,
-        "done": frame.filter(pl.col("status") == Status.DONE).height,
+        **of_status,  # numbers under a name of their own, so that the UI plots each over the months
+        **of_reason,
         "reused": made.tally.reused,
         "computed": made.tally.computed,
-        "seconds": float(frame["seconds"].sum()),
-        "cost_usd": float(frame["cost_usd"].sum()),
+        "seconds": round(float(frame["seconds"].sum()), 1),
+        "cost_usd": round(float(frame["cost_usd"].sum()), 4),
         "outcomes": dg.MetadataValue.md(
             markdown_table(["status", "reason", "rows"], [[c["status"], c["reason"] or "", c["len"]] for c in counts])
         ),
+        **{name: dg.MetadataValue.md(text) for name, text in pictures_of(asset, month, run, made).items()},
         "preview": dg.MetadataValue.md(preview(frame)),
         "table": dg.MetadataValue.path(run.services.tables.path(asset, month)),
-        "dagster/column_schema": dg.TableSchema(
-            columns=[dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
-        ),
+        "dagster/column_schema": dg.TableSchema(columns=columns_of(asset, frame)),
     }
-    metadata |= {name: dg.MetadataValue.md(text) for name, text in pictures_of(asset, month, run, made).items()}
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(made.data_version))
 
 
@@ -206,15 +218,26 @@ def pictures_of(asset: str, month: str, run: MonthRun, made: Materialized) -> di
     return drawn
 
 
+def columns_of(asset: str, frame: pl.DataFrame) -> list[dg.TableColumn]:
+    """Columns of a table, each with the sentence that stands under its field in `tables.py`, where there is one."""
+    fields = TABLES[asset].record.model_fields
+    return [
+        dg.TableColumn(name, str(dtype), fields[name].description if name in fields else None)
+        for name, dtype in frame.schema.items()
+    ]
+
+
 def preview(frame: pl.DataFrame) -> str:
-    """A few rows as Markdown."""
-    columns = [name for name in PREVIEW_COLUMNS if name in frame.columns]
-    rows = frame.select(columns).head(PREVIEW_ROWS).rows()
+    """A few rows as Markdown, without the columns that are empty in them."""
+    shown = frame.select(name for name in PREVIEW_COLUMNS if name in frame.columns).head(PREVIEW_ROWS)
+    columns = [one.name for one in shown if any(value not in (None, "") for value in one)]
+    rows = shown.select(columns).rows()
     return markdown_table(columns, [[escaped(_short(value)) for value in row] for row in rows])
 
 
 def _short(value: object) -> str:
-    text = "" if value is None else " ".join(str(value).split())
+    told = f"{value:.3g}" if isinstance(value, float) else str(value)
+    text = "" if value is None else " ".join(told.split())
     return text[:77] + "..." if len(text) > 80 else text
 
 

@@ -33,8 +33,8 @@ class Materialized:
     side: pl.DataFrame | None = None
 
 
-def joined(asset: str, month: str, tables: Tables) -> list[dict[str, Any]]:
-    """Rows that an asset works on: `done` in every table before it, with the fields of all of them.
+def joined(asset: str, month: str, tables: Tables, only: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Rows that an asset works on: `done` in every table before it, with the fields of all of them, or only some.
 
     Raises:
         StoreError: a table before it is missing or unreadable.
@@ -51,7 +51,9 @@ def joined(asset: str, month: str, tables: Tables) -> list[dict[str, Any]]:
         else:
             key = "repo" if name == "pull_requests" else "pr_id"
             rows = rows.join(done, on=key, how="inner", maintain_order="right")
-    return [] if rows is None else rows.to_dicts()
+    if rows is None:
+        return []
+    return (rows if only is None else rows.select(only)).to_dicts()
 
 
 def materialize(

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from formulamine.build.assets import env_payloads_step, images_step
-from formulamine.discover.assets import candidate_prs_step, pull_requests_step, registered, repositories_step
+from formulamine.build.steps import env_payloads_step, images_step
+from formulamine.discover.steps import candidate_prs_step, pull_requests_step, registered, repositories_step
 from formulamine.items import Step, reusable
-from formulamine.judge.assets import classifications_step
+from formulamine.judge.steps import classifications_step
 from formulamine.pipeline import inputs, joined
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError
-from formulamine.ship.assets import problem_statements_step
-from formulamine.verify.assets import speedup_measurements_step
+from formulamine.ship.steps import problem_statements_step
+from formulamine.verify.steps import speedup_measurements_step
 
 STEPS: dict[str, Callable[[Services, str], Step[Any]]] = {
     "repositories": lambda services, month: repositories_step(services, refresh=False),

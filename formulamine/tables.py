@@ -32,7 +32,8 @@ class Status(StrEnum):
 class Record(BaseModel):
     """A typed value that can be written as JSON, read back and checked."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The sentence under a field is its description: the UI shows it beside the column.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Repository(Record):
@@ -41,10 +42,12 @@ class Repository(Record):
     node_id: str | None
     """GitHub's stable id; None where the repository is known from git alone."""
     url: str
+    """Where it is read from: a URL, or an absolute path."""
     default_branch: str
     head_sha: str
     """Last first-parent commit of the default branch before the month's end."""
     stars: int | None
+    """At the time of the listing; None where it is known from git alone, as with the next two."""
     archived: bool | None
     fork: bool | None
     asv_config: str
@@ -52,7 +55,9 @@ class Repository(Record):
     benchmark_dir: str
     """Path of the benchmark suite inside the repository."""
     discovered_by: str
+    """What named it; "git" is a registration by a person."""
     aliases: list[str]
+    """Earlier names of the same repository."""
 
 
 class FileChange(Record):
@@ -67,20 +72,27 @@ class PullRequest(Record):
     """A merged pull request, read from git (later from GitHub)."""
 
     repo: str
+    """OWNER/NAME."""
     number: int
     title: str
     body: str
+    """As the merge commit has it; from git it may be empty."""
     author: str
     is_bot: bool
+    """Whether the author's name or address is that of a known bot."""
     labels: list[str]
+    """Empty where read from git."""
     merged_at: datetime
     """Committer time of the merge commit, in UTC."""
     base_sha: str
     """First parent of `merge_sha`."""
     merge_sha: str
+    """The commit that brought it to the default branch."""
     merge_style: Literal["merge", "squash"]
     files: list[FileChange]
+    """Changed paths, with lines added and deleted."""
     linked_issues: list[str]
+    """Issues that title and body name."""
     source: Literal["git", "github"]
     reverted_by: str | None
     """Commit of the same month's listing that reverts this one."""
@@ -92,10 +104,13 @@ class CandidatePR(Record):
     """A pull request that may be performance work."""
 
     signals: list[str]
+    """Rules that speak for or against performance work, the heaviest first."""
     score: float
+    """Weight of all signals together."""
     patch_sha256: str
     """Blob of the diff from base to merge commit."""
     patch_tokens: int
+    """Length of the diff, estimated from its characters."""
     core_files: list[str]
     """Changed files outside tests, documentation, benchmarks and continuous integration."""
 
@@ -122,12 +137,16 @@ class Classification(Record):
     """A judge's opinion of a candidate."""
 
     is_performance: bool
+    """Biased to yes: the measurement decides."""
     category: Category
     difficulty: Literal["easy", "medium", "hard"]
     rationale: str
+    """Why, quoting the evidence."""
     judge: str
+    """Who judged: the rules, or the model that answered."""
     prompt_version: str
     tokens: int
+    """Spent on the answer; 0 for rules."""
 
 
 class EnvPayload(Record):
@@ -138,23 +157,29 @@ class EnvPayload(Record):
     acceptable_pythons: list[str]
     """Series in order of preference; the first one present is taken."""
     interpreter_source: str
+    """The evidence that chose it."""
     package_root: str
     """Folder of the package's build files inside the repository, "." for its root."""
     distribution: str
     """Name of the package under test as its metadata has it; never among its own pins."""
     pins: list[str]
+    """Releases that both sides run with, as "name==version"."""
     pins_base: list[str]
     """Pins of the base side where one set cannot satisfy both, else empty."""
     build_pins: list[str]
+    """Releases that both sides are built with."""
     build_environment_variables: list[str]
     """`NAME=value` of the ASV matrix, set for build and measurement."""
     cutoff: str
     """Day before which every pinned release was uploaded; empty where `relaxed`."""
     cutoff_rung: Literal["month_start", "merge_date", "relaxed"]
+    """How far the day was relaxed until releases were found."""
     dropped: list[str]
+    """Requirements left out, each with why."""
     sources: list[str]
     """Where each requirement comes from, as "requirement <- place"."""
     uv_version: str
+    """Version of the resolver."""
 
 
 class Image(Record):
@@ -166,18 +191,27 @@ class Image(Record):
     measure_digest: str
     """The same with head beside it: never ships."""
     route: Literal["cache", "neighbour", "default", "llm"]
+    """How its recipe was come by."""
     recipe_hash: str
     """Blob of the recipe: both commits, interpreter, pins, suite."""
     attempts: int
     bytes: int
+    """Size of what ships."""
     import_names: list[str]
+    """Names under which both sides import the package."""
     base_import_path: str
+    """File that base imports, inside its own tree."""
     head_import_path: str
+    """File that head imports, inside its own tree."""
     base_version: str
+    """What base says that its version is."""
     head_version: str
+    """What head says that its version is."""
     pins_installed: int
     benchmarks_discovered: int
+    """Time benchmarks of the suite."""
     suite_import_errors: list[str]
+    """Modules of the suite that do not import, and why."""
     limits: list[str]
     """Sandbox limits that held during the build."""
 
@@ -186,13 +220,18 @@ class BenchmarkResult(Record):
     """One benchmark at one stage of a measurement."""
 
     benchmark: str
+    """As ASV writes it, with its parameters."""
     kind: str
+    """As ASV names it: "time" or "timeraw"."""
     stage: Literal["screen", "confirm", "control"]
     mode: str
+    """Whether calls repeat in a steady loop, or each is the first one after a set-up of its own."""
     status: str
     detail: str
     number: int
+    """Calls in a sample."""
     rounds: int
+    """Rounds of paired samples, each in fresh processes."""
     speedup: float | None
     """Base time over head time: above 1 is faster."""
     ci_low: float | None
@@ -200,7 +239,9 @@ class BenchmarkResult(Record):
     base_seconds: float | None
     head_seconds: float | None
     wall_speedup: float | None
+    """The same by wall time, as a cross-check."""
     decision: str
+    """What the protocol made of it."""
 
 
 class SpeedupMeasurement(Record):
@@ -210,26 +251,36 @@ class SpeedupMeasurement(Record):
     benchmark: str | None
     """The confirmed one with the largest lower bound."""
     speedup: float | None
+    """Base time over head time of that benchmark: above 1 is faster."""
     ci_low: float | None
     """What the gate reads; simultaneous over all benchmarks kept and all looks."""
     ci_high: float | None
     regressions: list[str]
+    """Benchmarks confirmed to be slower."""
     screened: int
+    """Cases of the suite that were screened."""
     kept: int
+    """Cases that the screen kept for confirmation."""
     confirmed: int
+    """Cases confirmed to be faster."""
     controls: int
+    """Cases of base measured against itself."""
     controls_passed: int
+    """Of these, cases that came out faster or slower: a warning."""
     tests_before: str | None
     """None: no tests were run."""
     tests_after: str | None
     environment_differs: bool
+    """Whether the sides run with different releases."""
     recipe_hash: str
     raw_sha256: str
     """Blob of every raw sample, from which the verdict can be computed again."""
     machine: str
+    """Processor and cores."""
     load_before: float
     load_after: float
     limits: list[str]
+    """Sandbox limits that held during the measurement."""
     results: list[BenchmarkResult]
 
 
@@ -237,7 +288,9 @@ class ProblemStatement(Record):
     """What an agent is told, from what stood before the fix."""
 
     statement: str
+    """The text, in Markdown."""
     sources: list[str]
+    """Where it comes from; ["measured"] where nothing usable stood before the fix."""
     parts: list[str]
     fidelity: float
     """Share of extracted sentences that stand in their source: 1.0, or the row is no row."""
@@ -250,7 +303,9 @@ class PublishedRelease(Record):
 
     released: bool
     publishable: bool
+    """Whether it was measured where releases may be uploaded from."""
     release_version: str
+    """Hash of the release, the same for the same content."""
     published_at: datetime
 
 
@@ -274,6 +329,21 @@ OUTCOME_SCHEMA: dict[str, pl.DataType] = {
 }
 # What says when and how a row came about, not what it says: outside the data version, or every run would look new.
 VOLATILE_COLUMNS = ("fingerprint", "detail", "run_id", "recorded_at", "seconds", "cost_usd")
+
+# What a clock, a load or the moment of a run decided, or what quotes such a value: two honest runs of the same month
+# may differ in these columns, and in no other that is not volatile.
+MEASURED_COLUMNS: dict[str, tuple[str, ...]] = {
+    "speedup_measurements": (
+        "benchmark", "speedup", "ci_low", "ci_high", "kept", "confirmed", "controls_passed", "raw_sha256",
+        "load_before", "load_after",
+    ),
+    "benchmark_results": (
+        "status", "detail", "number", "rounds", "speedup", "ci_low", "ci_high", "base_seconds", "head_seconds",
+        "wall_speedup", "decision",
+    ),
+    "problem_statements": ("statement",),
+    "published_release": ("release_version", "published_at"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 import uv
 
 from formulamine.services.sandbox import Isolation
+from formulamine_tests.browser.page import why_no_browser
 from formulamine_tests.services.postgres import why_no_postgres
 
 
@@ -29,7 +30,12 @@ def why_no_network() -> str:
     return "" if asked.returncode == 0 else f"no package index answers: {asked.stderr.strip()[-200:]}"
 
 
-SERVICES = {"bubblewrap": why_no_bubblewrap, "network": why_no_network, "postgres": why_no_postgres}
+SERVICES = {
+    "bubblewrap": why_no_bubblewrap,
+    "network": why_no_network,
+    "postgres": why_no_postgres,
+    "browser": why_no_browser,
+}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -14,16 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from formulamine.build.assets import env_payloads_step, images_step
-from formulamine.discover.assets import candidate_prs_step, pull_requests_step, repositories_step
 from formulamine.items import Step
-from formulamine.judge.assets import classifications_step
 from formulamine.pipeline import project
+from formulamine.plan import STEPS
 from formulamine.services.container import Services
 from formulamine.settings import Settings
-from formulamine.ship.assets import problem_statements_step
 from formulamine.tables import PHASES, SIDE_SCHEMAS, TABLES, schema_hash
-from formulamine.verify.assets import speedup_measurements_step
 
 RECORD = Path(__file__).with_name("step_sources.json")
 MONTH = "2024-02"
@@ -35,17 +31,7 @@ def steps(services: Services) -> dict[str, Step[Any]]:
     """Every step of the graph on a home without a month."""
     for name in ("repositories", "pull_requests"):
         services.tables.write(name, MONTH, project(TABLES[name], [])[0])
-    made: list[Step[Any]] = [
-        repositories_step(services, refresh=False),
-        pull_requests_step(services, MONTH),
-        candidate_prs_step(services, MONTH),
-        classifications_step(services),
-        env_payloads_step(services),
-        images_step(services),
-        speedup_measurements_step(services),
-        problem_statements_step(services),
-    ]
-    return {step.asset: step for step in made}
+    return {asset: make(services, MONTH) for asset, make in STEPS.items()}
 
 
 def modules(step: Step[Any]) -> set[str]:

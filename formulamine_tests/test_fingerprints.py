@@ -104,7 +104,14 @@ def test_every_field_that_the_step_reads_counts(step: Step[Any]) -> None:
         name: step.fingerprint(step.reads.model_validate(sample | {name: other_value(hints[name], sample[name])}))
         for name in step.reads.model_fields
     }
-    assert len({known, *found.values()}) == 1 + len(found)
+    assert {name for name, fingerprint in found.items() if fingerprint == known} == set(step.hints)
+    assert len({known, *found.values()}) == 1 + len(found) - len(step.hints)
+
+
+def test_where_a_repository_is_does_not_count(every_step: dict[str, Step[Any]]) -> None:
+    for asset, step in every_step.items():
+        if asset != "published_release" and "url" in step.reads.model_fields:
+            assert step.hints == ("url",), asset
 
 
 def test_every_field_that_the_step_reads_is_of_a_table_before(step: Step[Any]) -> None:
@@ -197,14 +204,14 @@ def test_what_decides_a_build_or_a_measurement_is_named(every_step: dict[str, St
 
 class TestSources:
     def test_they_cover_what_runs(self, step: Step[Any]) -> None:
-        """Functions in `assets.py` only hand over: what they call is what counts, and `assets.py` has other reasons
+        """Functions in `steps.py` only hand over: what they call is what counts, and `steps.py` has other reasons
         to change.
         """
         run: Any = step.run
         while isinstance(run, functools.partial):
             run = run.func
         defined_in = run.__module__ if isinstance(run, types.FunctionType) else type(run).__module__
-        assert defined_in in step.sources or defined_in.endswith(".assets")
+        assert defined_in in step.sources or defined_in.endswith(".steps")
         assert step.reads.__module__ in step.sources
         assert step.reasons.__module__ in modules(step)
 
@@ -227,7 +234,7 @@ class TestSources:
         if recorded["version"] == today["version"]:
             pytest.fail(
                 f"{step.asset}: {what} changed under version {today['version']}, so that old outcomes would be reused. "
-                f"Raise {step.asset.upper()}_VERSION in the phase's assets.py and run `{mend}`; if no answer can "
+                f"Raise {step.asset.upper()}_VERSION in the phase's steps.py and run `{mend}`; if no answer can "
                 "change, run that alone."
             )
         pytest.fail(f"{step.asset} has version {today['version']} now: run `{mend}`")

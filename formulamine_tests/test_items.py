@@ -439,7 +439,7 @@ class TestProgress:
         with caplog.at_level(logging.INFO, LOG.name):
             world.advance(1, 2, 3)
         first, last = caplog.messages
-        assert first == "images: 2 of 3 to do, 1 workers"
+        assert first == "images: 2 of 3 to do, 1 worker"
         assert last.startswith("images: 2/2, ")
         assert last.endswith("/s, 0 s left")
 

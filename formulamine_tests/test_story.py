@@ -177,7 +177,7 @@ def all_reasons() -> dict[str, type[StrEnum]]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
         patch.setenv("FORMULAMINE_HOME", home)
         patch.setattr(Resolver, "interpreters", NO_INTERPRETERS)
-        patch.setattr("formulamine.discover.assets.joined", lambda *_: [])
+        patch.setattr("formulamine.discover.steps.joined", lambda *_, **__: [])
         services = Services(Settings())
         found = {asset: make(services, MONTH).reasons for asset, make in STEPS.items()}
         services.close()
@@ -343,13 +343,13 @@ def test_a_setting_that_changed_is_named(settings: Settings, monkeypatch: pytest
 
 
 def test_a_step_version_that_changed_is_named(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("formulamine.judge.assets.CLASSIFICATIONS_VERSION", "3")
+    monkeypatch.setattr("formulamine.judge.steps.CLASSIFICATIONS_VERSION", "3")
     assert actions(32, services)["classifications"] == "recomputed: changed: step version (then 1, now 3)"
 
 
 def test_a_data_file_that_changed_is_named(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "judge_rules.toml").write_text("other")
-    monkeypatch.setattr("formulamine.judge.assets.RULES_FILE", tmp_path / "judge_rules.toml")
+    monkeypatch.setattr("formulamine.judge.steps.RULES_FILE", tmp_path / "judge_rules.toml")
     told = actions(32, services)["classifications"]
     assert told.startswith("recomputed: changed: data file judge_rules.toml (then ")
 

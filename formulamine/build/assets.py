@@ -1,101 +1,30 @@
 """Dagster assets and checks of the build: env_payloads -> images."""
 
-import platform
-
 import dagster as dg
 import polars as pl
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from formulamine.build import facts
-from formulamine.build.images import ImageInput, ImageStep
-from formulamine.build.interpreters import INTERPRETERS_FILE
-from formulamine.build.local import LocalBackend
-from formulamine.build.payloads import PayloadInput, PayloadReason, PayloadStep
+from formulamine.build.images import ImageInput
+from formulamine.build.payloads import PayloadInput, PayloadReason
 from formulamine.build.reasons import ImageReason
 from formulamine.build.recipe import Recipe
+from formulamine.build.steps import (
+    ENV_PAYLOADS_VERSION,
+    IMAGES_VERSION,
+    env_payloads_step,
+    images_step,
+    local_backend,
+)
 from formulamine.checks import done_rows, read_table, rule, table_rules
-from formulamine.items import Step
 from formulamine.orchestration import Found, MonthRun, advance_month, month_asset
 from formulamine.pipeline import joined
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError
 
-ENV_PAYLOADS_VERSION = "2"
-IMAGES_VERSION = "2"
 SMALLEST_SHARE_RESOLVED = 0.8  # FACTS: RepoLaunch builds 78% at best; resolving is the easier half
 SMALLEST_YIELD = 0.5
-MODULES = "formulamine.build."
-
-
-def local_backend(services: Services) -> LocalBackend:
-    """The backend that builds on this machine."""
-    cache = services.settings.home / "cache"
-    return LocalBackend(cache, services.git, services.resolver, services.settings.build, services.cancelled)
-
-
-def env_payloads_step(services: Services) -> Step[PayloadInput]:
-    """Resolve interpreters and pins."""
-    run = PayloadStep(
-        git=services.git,
-        resolver=services.resolver,
-        backend=local_backend(services),
-        sandboxes=services.sandboxes,
-        settings=services.settings.resolve,
-        scratch=services.scratch,
-    )
-    return Step(
-        asset="env_payloads",
-        version=ENV_PAYLOADS_VERSION,
-        reads=PayloadInput,
-        run=run,
-        reasons=PayloadReason,
-        sources=(
-            *(MODULES + name for name in ("payloads", "declarations", "interpreters", "local", "backend_hooks")),
-            "formulamine.services.resolver",
-            "formulamine.discover.asv_config",
-        ),
-        settings=(services.settings.resolve, services.settings.build),  # a backend that is asked has a build's limits
-        data_files=(INTERPRETERS_FILE,),
-        outside=_machine(services),
-        workers=min(services.settings.workers.resolve_workers, 2 * services.settings.cores),
-    )  # fmt: skip
-
-
-def images_step(services: Services) -> Step[ImageInput]:
-    """Build both sides and look at what came out."""
-    run = ImageStep(
-        git=services.git,
-        backend=local_backend(services),
-        sandboxes=services.sandboxes,
-        blobs=services.blobs,
-        settings=services.settings.build,
-    )
-    return Step(
-        asset="images",
-        version=IMAGES_VERSION,
-        reads=ImageInput,
-        run=run,
-        reasons=ImageReason,
-        sources=tuple(
-            MODULES + name for name in ("images", "local", "facts", "probe", "recipe", "backend_hooks", "declarations")
-        ),
-        settings=(services.settings.build,),
-        outside={**_machine(services), "backend": "local"},
-        workers=min(services.settings.workers.build_workers, services.settings.cores),
-    )
-
-
-def _machine(services: Services) -> dict[str, str]:
-    """What decides a build besides the row: uv and its settings, git, the interpreters on offer, the processor."""
-    on_offer = ", ".join(sorted(one.version for one in services.resolver.interpreters.values()))
-    return {
-        "uv": services.resolver.version,
-        "uv_settings": services.resolver.settings_hash,
-        "git": services.git.version(),
-        "interpreters": on_offer,
-        "processor": platform.machine(),
-    }
 
 
 @month_asset(

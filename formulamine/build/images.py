@@ -42,7 +42,6 @@ class ImageInput(Record):
         """The recipe of this pull request."""
         return Recipe(
             repo=self.repo,
-            url=self.url,
             base_sha=self.base_sha,
             merge_sha=self.merge_sha,
             python_version=self.python_version,
@@ -75,7 +74,7 @@ class ImageStep:
             return self.sandboxes.for_commits((item.base_sha, item.merge_sha))
 
         try:
-            pair = self.backend.pair(recipe, sandbox)
+            pair = self.backend.pair(recipe, item.url, sandbox)
             base, head = (
                 facts.side_facts(pair, side, sandbox(), self.settings.build_memory_mb)
                 for side in (pair.base, pair.head)
@@ -85,7 +84,8 @@ class ImageStep:
                 raise BuildFailed(ImageReason.HEAD_IN_BASE, f"content of head stands in {', '.join(leaked[:5])}")
         except BuildFailed as error:
             log = f"; log: blob {self.blobs.put(error.log.encode())}" if error.log else ""
-            return Failed(error.reason, f"{error}{log}")
+            # Somebody may install what this machine lacks, which no fingerprint tells.
+            return Failed(error.reason, f"{error}{log}", settled=error.reason != ImageReason.SYSTEM_PACKAGE)
         except IndexUnreachable as error:
             return Failed(ImageReason.INDEX_UNREACHABLE, f"the package index: {error}", infrastructure=True)
         except NoSandbox as error:

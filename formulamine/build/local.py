@@ -17,12 +17,13 @@ from pathlib import Path, PurePosixPath
 from formulamine.build import backend_hooks
 from formulamine.build.cache import key_of, made, ready, remove
 from formulamine.build.declarations import BuildSystem, build_system, parse_pyproject
+from formulamine.build.failures import build_failure, last_line
 from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.services.git import Git
 from formulamine.services.git_process import CommandFailed
 from formulamine.services.resolver import InstallFailed, Interpreter, Resolver
-from formulamine.services.sandbox import Command, Result, Sandbox
+from formulamine.services.sandbox import Command, Sandbox
 from formulamine.settings import BuildSettings
 
 HOOKS = Path(backend_hooks.__file__)
@@ -75,8 +76,13 @@ class LocalBackend:
         self._resolver = resolver
         self._settings = settings
 
-    def pair(self, recipe: Recipe, sandbox: Callable[[], Sandbox]) -> Pair:
+    def pair(self, recipe: Recipe, url: str, sandbox: Callable[[], Sandbox]) -> Pair:
         """Both sides of a recipe, built where they are missing.
+
+        Args:
+            recipe: what to build.
+            url: where the repository is, should its mirror be gone.
+            sandbox: where code of the repository runs.
 
         Raises:
             BuildFailed: a side does not build.
@@ -84,8 +90,8 @@ class LocalBackend:
             NoSandbox: this code may not run here.
         """
         for commit in (recipe.base_sha, recipe.merge_sha):
-            self._make_side(recipe, commit, sandbox)
-        self._make_suite(recipe)
+            self._make_side(recipe, url, commit, sandbox)
+        self._make_suite(recipe, url)
         self._make_tools(recipe.python_version, sandbox)
         return self._located(recipe)
 
@@ -109,7 +115,7 @@ class LocalBackend:
             try:
                 self._resolver.make_environment(pins, series, folder, sandbox)
             except InstallFailed as error:
-                raise BuildFailed(ImageReason.INSTALL_FAILED, _last_line(str(error)), str(error)) from error
+                raise BuildFailed(ImageReason.INSTALL_FAILED, last_line(str(error)), str(error)) from error
 
         return made(self._cache / "environments" / key, make, self._cancelled)
 
@@ -164,7 +170,7 @@ class LocalBackend:
         )
         answers = [line for line in result.output.splitlines() if line.startswith(backend_hooks.ANSWER)]
         if not result.ok or not answers:
-            raise _build_failure(hook, system, result)
+            raise build_failure(hook, system.backend, result)
         try:
             answer: object = json.loads(answers[-1].removeprefix(backend_hooks.ANSWER))
         except ValueError as error:
@@ -203,7 +209,7 @@ class LocalBackend:
             tools=self._tools_folder(series) / "lib" / f"python{series}" / "site-packages",
         )
 
-    def _make_side(self, recipe: Recipe, commit: str, sandbox: Callable[[], Sandbox]) -> None:
+    def _make_side(self, recipe: Recipe, url: str, commit: str, sandbox: Callable[[], Sandbox]) -> None:
         series = recipe.python_version
         located = self._located(recipe)
         side = located.base if commit == recipe.base_sha else located.head
@@ -211,8 +217,8 @@ class LocalBackend:
 
         def make(folder: Path) -> None:
             # Built in a copy of its own: what a build leaves behind, or changes, is no part of the tree that ships.
-            copy = self.checkout(recipe.repo, recipe.url, commit, folder / "build")
-            system = self.build_system(recipe.repo, recipe.url, commit, recipe.package_root)
+            copy = self.checkout(recipe.repo, url, commit, folder / "build")
+            system = self.build_system(recipe.repo, url, commit, recipe.package_root)
             build_environment = self.build_environment(recipe.build_pins, series, sandbox)
             self.call_hook(
                 "build_wheel", system, copy, recipe.package_root, build_environment, series,
@@ -220,7 +226,7 @@ class LocalBackend:
             )  # fmt: skip
             remove(copy)
             self._install_wheel(folder, side.environment, side.interpreter, sandbox())
-            self.checkout(recipe.repo, recipe.url, commit, folder / "tree")
+            self.checkout(recipe.repo, url, commit, folder / "tree")
 
         made(side.tree.parent, make, self._cancelled)
 
@@ -244,7 +250,7 @@ class LocalBackend:
             )
         )
         if not result.ok:
-            raise BuildFailed(ImageReason.INSTALL_FAILED, _last_line(result.output), result.output)
+            raise BuildFailed(ImageReason.INSTALL_FAILED, last_line(result.output), result.output)
 
     def build_system(self, repo: str, url: str, commit: str, package_root: str) -> BuildSystem:
         """The build system that a commit declares; read from git, where a symlink leads nowhere."""
@@ -255,11 +261,11 @@ class LocalBackend:
     def _suite_folder(self, recipe: Recipe) -> Path:
         return self._cache / "suites" / key_of("suite", recipe.repo, recipe.merge_sha, recipe.benchmark_dir)
 
-    def _make_suite(self, recipe: Recipe) -> None:
+    def _make_suite(self, recipe: Recipe, url: str) -> None:
         """Copy the merge commit's benchmarks alone: beside their package they would import it from the tree."""
 
         def make(folder: Path) -> None:
-            tree = self.checkout(recipe.repo, recipe.url, recipe.merge_sha, folder / "tree")
+            tree = self.checkout(recipe.repo, url, recipe.merge_sha, folder / "tree")
             name = PurePosixPath(recipe.benchmark_dir).name
             source = Path(
                 os.path.realpath(tree / recipe.benchmark_dir)
@@ -280,24 +286,3 @@ class LocalBackend:
     def _make_tools(self, series: str, sandbox: Callable[[], Sandbox]) -> None:
         """Install asv_runner for an interpreter series, of our own choice and not of the project's."""
         self.environment(self._tools_folder(series).name, TOOLS, series, sandbox)
-
-
-def _build_failure(hook: str, system: BuildSystem, result: Result) -> BuildFailed:
-    """Say from the log why a backend failed."""
-    log = result.output
-    if result.timed_out:
-        return BuildFailed(ImageReason.TIMEOUT, f"{hook} did not end within {result.seconds:.0f} s", log)
-    if result.out_of_memory:
-        return BuildFailed(ImageReason.OUT_OF_MEMORY, f"{hook} was killed for memory", log)
-    module = system.backend.partition(":")[0].partition(".")[0]
-    reason = ImageReason.BUILD_FAILED
-    if any(f"No module named '{module}{end}" in log for end in ("'", ".")):
-        reason = ImageReason.MISSING_BUILD_BACKEND
-    elif any(sign in log for sign in ("error: command", "compilation terminated", "fatal error:", "CompileError")):
-        reason = ImageReason.COMPILE_ERROR
-    return BuildFailed(reason, f"{hook}: {_last_line(log)}", log)
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "no output"

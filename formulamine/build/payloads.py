@@ -6,6 +6,7 @@ Reading declarations, weighing interpreters, asking uv and asking the build back
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -166,7 +167,8 @@ class PayloadStep:
                 wanted = [{line: at for line, at in side.items() if line not in gone} for side in wanted]
                 dropped += [f"{line}: not on the index, and neither import nor benchmarks need it" for line in gone]
         build_requires = [one for side in declared for one in side.build_requires]
-        build_pins = self._build_pins(build_requires, python, cutoff, sandbox)
+        days = [day for _, day in cutoffs]
+        build_pins = self._build_pins(build_requires, python, days[days.index(cutoff) :], sandbox)
         own = declared[0].metadata.name
         return Done(
             EnvPayload(
@@ -233,7 +235,8 @@ class PayloadStep:
         path = str(PurePosixPath(root, "pyproject.toml"))
         pyproject = parse_pyproject(self.git.read_blobs(mirror, [(commit, path)]).get((commit, path)))
         system = build_system(pyproject)
-        pins = self._build_pins(system.requires, python, item.merged_at, sandbox)
+        days = [day for _, day in self._cutoffs(item.merged_at)]
+        pins = self._build_pins(system.requires, python, days, sandbox)
         environment = self.backend.build_environment(pins, python, sandbox)
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             tree = self.backend.checkout(item.repo, item.url, commit, Path(folder, "tree"))
@@ -242,7 +245,7 @@ class PayloadStep:
             more = requirements([str(line) for line in answer]) if isinstance(answer, list) else []
             if static is None:
                 if more:
-                    pins = self._build_pins((*system.requires, *more), python, item.merged_at, sandbox)
+                    pins = self._build_pins((*system.requires, *more), python, days, sandbox)
                     environment = self.backend.build_environment(pins, python, sandbox)
                 ask = (system, tree, root, environment, python, asv_environment(config.matrix), sandbox())
                 static = _core_metadata(str(self.backend.call_hook("metadata", *ask)))
@@ -252,17 +255,19 @@ class PayloadStep:
         self,
         lines: Sequence[Requirement],
         python: str,
-        cutoff: datetime | None,
+        cutoffs: Sequence[datetime | None],
         sandbox: Callable[[], Sandbox],
     ) -> list[str]:
-        """Pins of build requirements as of a day, or of today where that day has none."""
+        """Pins of build requirements at the first cutoff that has some.
+
+        Raises:
+            Unresolvable: none has.
+        """
         wanted = [f"{_line(one)} ; {one.marker}" if one.marker else _line(one) for one in lines]
-        try:
-            return self.resolver.compile(wanted, python, cutoff, sandbox)
-        except Unresolvable:
-            if cutoff is None:
-                raise
-            return self.resolver.compile(wanted, python, None, sandbox)
+        for cutoff in cutoffs[:-1]:
+            with contextlib.suppress(Unresolvable):
+                return self.resolver.compile(wanted, python, cutoff, sandbox)
+        return self.resolver.compile(wanted, python, cutoffs[-1], sandbox)
 
     def _wanted(self, side: _Declared, extras: Sequence[str], python: str, config: AsvConfig) -> dict[str, str]:
         """Requirement lines of a side with the place each comes from."""

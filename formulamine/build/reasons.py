@@ -13,6 +13,7 @@ class ImageReason(StrEnum):
     BAD_TREE = "bad_tree"
     INSTALL_FAILED = "install_failed"
     MISSING_BUILD_BACKEND = "missing_build_backend"
+    SYSTEM_PACKAGE = "system_package"
     COMPILE_ERROR = "compile_error"
     BUILD_FAILED = "build_failed"
     TIMEOUT = "timeout"

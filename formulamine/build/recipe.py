@@ -1,7 +1,7 @@
 """A recipe: everything needed to build both sides of a pull request, as typed data.
 
-Two backends will carry out the same recipe. It names no machine, no path and no digest, so that its hash identifies
-what was built wherever that was.
+Two backends will carry out the same recipe. It names no machine, no path, no address and no digest, so that its hash
+identifies what was built wherever that was.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ class Recipe(Record):
 
     version: str = RECIPE_VERSION
     repo: str
-    url: str
     base_sha: str
     merge_sha: str
     python_version: str

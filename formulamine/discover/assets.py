@@ -1,92 +1,30 @@
 """Dagster assets and checks of discovery: repositories -> pull_requests -> candidate_prs."""
 
-from functools import partial
-
 import dagster as dg
 
 from formulamine.checks import done_rows, rule, table_rules
 from formulamine.discover import asv_config
-from formulamine.discover.candidates import CandidateStep
 from formulamine.discover.months import month_window
-from formulamine.discover.pull_requests import PullRequestReason, VisitedRepository, list_pull_requests, recount
-from formulamine.discover.registry import Registry
-from formulamine.discover.repositories import RegisteredRepository, RepositoryReason, find_suite
-from formulamine.discover.sieve import RULES_FILE, SieveInput, SieveReason, load_rules
-from formulamine.items import Step
+from formulamine.discover.pull_requests import PullRequestReason, VisitedRepository, recount
+from formulamine.discover.repositories import RegisteredRepository, RepositoryReason
+from formulamine.discover.sieve import SieveInput, SieveReason
+from formulamine.discover.steps import (
+    CANDIDATE_PRS_VERSION,
+    PULL_REQUESTS_VERSION,
+    REPOSITORIES_VERSION,
+    candidate_prs_step,
+    pull_requests_step,
+    registered,
+    repositories_step,
+)
 from formulamine.orchestration import Found, MonthRun, advance_month, materialize_items, month_asset
 from formulamine.pipeline import joined
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError
 
-REPOSITORIES_VERSION = "1"
-PULL_REQUESTS_VERSION = "1"
-CANDIDATE_PRS_VERSION = "1"
 # Of a month with many pull requests: outside it, the sieve is blind or does nothing. FACTS: a good one passes 73%.
 PASS_RATE_BAND = (0.2, 0.95)
 PASS_RATE_FROM = 20  # pull requests
-
-
-def registered(services: Services, month: str) -> list[tuple[str, RegisteredRepository]]:
-    """Items of a month: every repository of the registry."""
-    entries = Registry(services.settings.home / "repositories.toml").visible()
-    return [
-        (f"{entry.name}@{month}", RegisteredRepository(repo=entry.name, source=entry.source, month=month))
-        for entry in entries
-    ]
-
-
-def repositories_step(services: Services, refresh: bool) -> Step[RegisteredRepository]:
-    """Mirror registered repositories and find their suites."""
-    return Step(
-        asset="repositories",
-        version=REPOSITORIES_VERSION,
-        reads=RegisteredRepository,
-        run=partial(find_suite, git=services.git, refresh=refresh),
-        reasons=RepositoryReason,
-        sources=("formulamine.discover.repositories", "formulamine.discover.asv_config"),
-        outside={"git": services.git.version()},
-        workers=services.settings.workers.discover_workers,
-        refresh=refresh,
-    )
-
-
-def pull_requests_step(services: Services, month: str) -> Step[VisitedRepository]:
-    """Visit each repository and list what the month merged."""
-    return Step(
-        asset="pull_requests",
-        version=PULL_REQUESTS_VERSION,
-        reads=VisitedRepository,
-        run=partial(list_pull_requests, month=month, git=services.git),
-        reasons=PullRequestReason,
-        sources=("formulamine.discover.pull_requests", "formulamine.discover.messages", "formulamine.discover.months"),
-        outside={"month": month, "git": services.git.version()},
-        workers=services.settings.workers.discover_workers,
-    )
-
-
-def candidate_prs_step(services: Services, month: str) -> Step[SieveInput]:
-    """Sieve pull requests by title, body and diff."""
-    rows = joined("candidate_prs", month, services.tables)
-    run = CandidateStep(
-        git=services.git,
-        blobs=services.blobs,
-        rules=load_rules(),
-        settings=services.settings.sieve,
-        mirrors={row["repo"]: row["url"] for row in rows},
-        items=[SieveInput.model_validate({name: row[name] for name in SieveInput.model_fields}) for row in rows],
-    )
-    return Step(
-        asset="candidate_prs",
-        version=CANDIDATE_PRS_VERSION,
-        reads=SieveInput,
-        run=run,
-        reasons=SieveReason,
-        sources=("formulamine.discover.candidates", "formulamine.discover.sieve", "formulamine.discover.diff"),
-        settings=(services.settings.sieve,),
-        data_files=(RULES_FILE,),
-        outside={"git": services.git.version()},
-        workers=services.settings.workers.discover_workers,
-    )
 
 
 @month_asset(

@@ -8,15 +8,16 @@ a header is content. Paths and lines are text: bytes that are no UTF-8 stand as 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from formulamine.services.git_objects import unquote
 
 _FILE = b"diff --git "
 _HUNK = re.compile(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
-_ESCAPE = re.compile(rb'\\([0-7]{3}|[abtnvfr"\\])')
+_HUNKS = re.compile(rb"\n" + _HUNK.pattern)
 _QUOTED = rb'"(?:[^"\\]|\\.)*"'
 _TWO_NAMES = re.compile(rb"(%b|.+) (%b|.+)" % (_QUOTED, _QUOTED), re.DOTALL)
-# quote.c of git: what stands after a backslash besides three octal digits.
-_LETTERS = dict(zip(b'abtnvfr"\\', b'\a\b\t\n\v\f\r"\\', strict=True))
 _NOWHERE = b"/dev/null"
 
 
@@ -41,47 +42,37 @@ class FileDiff:
     deleted: bool = False
 
 
-def parse_patch(patch: bytes) -> tuple[FileDiff, ...]:
+def parse_patch(patch: bytes, wanted: Callable[[str], bool] = lambda path: True) -> tuple[FileDiff, ...]:
     """Read a patch.
 
     Args:
         patch: output of `git diff-tree -p` or the like, with git's prefixes `a/` and `b/`; what stands before the
             first file (a commit message) is passed over.
+        wanted: of which paths the lines are read; other files have no entry.
 
     Returns:
-        One entry per file, in the order of the patch.
+        One entry per wanted file, in the order of the patch.
 
     Raises:
         DiffError: a hunk ends early, or a file's header cannot be read.
     """
-    lines = patch.split(b"\n")
-    files = []
-    at = 0
-    while at < len(lines):
-        if lines[at].startswith(_FILE):
-            one, at = _file(lines, at)
-            files.append(one)
-        else:
-            at += 1
-    return tuple(files)
+    # Content begins with a blank or a sign, so that a line that begins like a header is one.
+    files = (_file(part, wanted) for part in (b"\n" + patch).split(b"\n" + _FILE)[1:])
+    return tuple(one for one in files if one is not None)
 
 
-def _file(lines: list[bytes], at: int) -> tuple[FileDiff, int]:
-    """One file's part, which starts at line `at`, and the line after it."""
-    old, path = _names(lines[at])
-    added: list[str] = []
-    removed: list[str] = []
+def _file(part: bytes, wanted: Callable[[str], bool]) -> FileDiff | None:
+    """One file's part, from both names on; None where it is not wanted."""
+    start = part.find(b"\n@@ ")
+    header, hunks = (part, b"") if start < 0 else (part[:start], part[start:])
+    names, *lines = header.split(b"\n")
+    old, path = _names(names)
     binary = new = deleted = False
-    at += 1
-    while at < len(lines) and not lines[at].startswith(_FILE):
-        line = lines[at]
-        at += 1
-        if hunk := _HUNK.match(line):
-            at = _hunk(lines, at, int(hunk[1] or b"1"), int(hunk[2] or b"1"), added, removed)
-        elif line.startswith((b"rename from ", b"copy from ")):
-            old = _unquote(line.split(b" from ", 1)[1])
+    for line in lines:
+        if line.startswith((b"rename from ", b"copy from ")):
+            old = unquote(line.split(b" from ", 1)[1])
         elif line.startswith((b"rename to ", b"copy to ")):
-            path = _unquote(line.split(b" to ", 1)[1])
+            path = unquote(line.split(b" to ", 1)[1])
         elif line.startswith(b"--- ") and (name := _named(line)) is not None:
             old = name
         elif line.startswith(b"+++ ") and (name := _named(line)) is not None:
@@ -90,8 +81,40 @@ def _file(lines: list[bytes], at: int) -> tuple[FileDiff, int]:
         deleted |= line.startswith(b"deleted file mode ")
         binary |= line.startswith((b"Binary files ", b"GIT binary patch"))
     if not old or not path:
-        raise DiffError(f"no path in {_text(lines[at - 1])[:200]!r}")
-    return FileDiff(_text(path), _text(old), tuple(added), tuple(removed), binary, new, deleted), at
+        raise DiffError(f"no path in {_text(names)[:200]!r}")
+    if not wanted(_text(path)):
+        return None
+    return FileDiff(_text(path), _text(old), *_changed(hunks), binary, new, deleted)
+
+
+def _changed(hunks: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Lines that a file's hunks add and remove: at once where the counts of all headers agree, else one by one."""
+    headers = _HUNKS.findall(hunks)
+    if not headers:
+        return (), ()
+    text = _text(hunks)
+    added, removed = (tuple(line.partition("\n")[0] for line in text.split(mark)[1:]) for mark in ("\n+", "\n-"))
+    kept = hunks.count(b"\n ")
+    before, after = zip(*headers, strict=True)
+    whole = _total(before) == len(removed) + kept and _total(after) == len(added) + kept
+    return (added, removed) if whole else _one_by_one(hunks.split(b"\n"))
+
+
+def _total(counts: tuple[bytes, ...]) -> int:
+    return sum(int(count or b"1") for count in counts)
+
+
+def _one_by_one(lines: list[bytes]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The same from hunks that mailers have been at, or that are broken."""
+    added: list[str] = []
+    removed: list[str] = []
+    at = 0
+    while at < len(lines):
+        hunk = _HUNK.match(lines[at])
+        at += 1
+        if hunk:
+            at = _hunk(lines, at, int(hunk[1] or b"1"), int(hunk[2] or b"1"), added, removed)
+    return tuple(added), tuple(removed)
 
 
 def _hunk(lines: list[bytes], at: int, before: int, after: int, added: list[str], removed: list[str]) -> int:
@@ -117,32 +140,20 @@ def _hunk(lines: list[bytes], at: int, before: int, after: int, added: list[str]
     return at
 
 
-def _names(header: bytes) -> tuple[bytes | None, bytes | None]:
-    """Both names of `diff --git a/x b/x`; None where they differ unquoted, as in a rename, which says them again."""
-    names = header[len(_FILE) :]
+def _names(names: bytes) -> tuple[bytes | None, bytes | None]:
+    """Both names in `a/x b/x`; None where they differ unquoted, as in a rename, which says them again."""
     middle = len(names) // 2
     if names[middle : middle + 1] == b" " and names[2:middle] == names[middle + 3 :] and names.startswith(b"a/"):
         return names[2:middle], names[middle + 3 :]
     if b'"' in names and (two := _TWO_NAMES.fullmatch(names)):
-        return _unquote(two[1])[2:], _unquote(two[2])[2:]
+        return unquote(two[1])[2:], unquote(two[2])[2:]
     return None, None
 
 
 def _named(line: bytes) -> bytes | None:
     """Name on a `---` or `+++` line without its prefix, None for /dev/null."""
-    name = _unquote(line[4:].removesuffix(b"\t"))  # git ends a name with blanks by a tab
+    name = unquote(line[4:].removesuffix(b"\t"))  # git ends a name with blanks by a tab
     return None if name == _NOWHERE else name[2:]
-
-
-def _unquote(name: bytes) -> bytes:
-    """Undo git's C-style quoting."""
-    if not (len(name) >= 2 and name.startswith(b'"') and name.endswith(b'"')):
-        return name
-    return _ESCAPE.sub(lambda found: bytes([_byte(found[1])]), name[1:-1])
-
-
-def _byte(escape: bytes) -> int:
-    return _LETTERS[escape[0]] if len(escape) == 1 else int(escape, 8)
 
 
 def _text(content: bytes) -> str:

@@ -69,7 +69,24 @@ def list_pull_requests(item: VisitedRepository, *, month: str, git: Git) -> Outc
     if not git.has_commit(mirror, item.head_sha):
         gone = f"{item.repo} no longer holds {item.head_sha[:12]}: run the month with --refresh"
         return Failed(PullRequestReason.HISTORY_REWRITTEN, gone, infrastructure=True)
-    chain = git.first_parent(mirror, item.head_sha)[::-1]
+    records, tally = merged_between(git, mirror, item.repo, item.head_sha, start, end)
+    return Done(records=records, detail=str(tally))
+
+
+def merged_between(
+    git: Git, mirror: Path, repo: str, head_sha: str, start: datetime, end: datetime
+) -> tuple[dict[str, PullRequest], Tally]:
+    """Pull requests that a first-parent chain merged in a window, by `owner__name-N`, and how its commits divide.
+
+    Args:
+        git: holds the mirror.
+        mirror: the repository's mirror.
+        repo: its OWNER/NAME.
+        head_sha: where the chain begins.
+        start: first moment of the window.
+        end: first moment after it.
+    """
+    chain = git.first_parent(mirror, head_sha)[::-1]
     landings = [read_landing(commit) for commit in chain]
     inside = [start <= commit.committed_at < end for commit in chain]
     first: dict[int, int] = {}  # number -> place in the chain
@@ -86,12 +103,12 @@ def list_pull_requests(item: VisitedRepository, *, month: str, git: Git) -> Outc
     for place, commit, author in zip(merged, commits, authors, strict=True):
         landing = landings[place]
         assert landing is not None
-        record = _record(item.repo, commit, landing, author, files[commit.sha], reverted.get(place))
-        key = f"{item.repo.replace('/', '__')}-{landing.number}"
+        record = _record(repo, commit, landing, author, files[commit.sha], reverted.get(place))
+        key = f"{repo.replace('/', '__')}-{landing.number}"
         records[key] = record.model_copy(update={"also": also.get(landing.number, [])})
     direct = sum(here and landing is None for here, landing in zip(inside, landings, strict=True))
     tally = Tally(sum(inside), len(records), direct, sum(inside) - len(records) - direct)
-    return Done(records=records, detail=str(tally))
+    return records, tally
 
 
 def recount(git: Git, mirror: Path, head_sha: str, start: datetime, end: datetime) -> Tally:

@@ -10,21 +10,23 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
-from formulamine.discover.diff import FileDiff, parse_patch
+from formulamine.discover.diff import parse_patch
+from formulamine.discover.patterns import Patterns
 from formulamine.items import Done, Rejected
 from formulamine.settings import SieveSettings
 from formulamine.tables import CandidatePR, FileChange, Record
 
 RULES_FILE = Path(__file__).with_name("sieve_rules.toml")
 CHARACTERS_PER_TOKEN = 4  # the unit of MAX_PATCH_TOKENS
+REMEMBERED_LINES = 20_000  # a few MB
 QUOTE_LENGTH = 100  # characters; longer evidence is cut
 LINE_LENGTH = 1000  # characters that are looked at; longer lines are data, and patterns take their time over them
 
@@ -89,11 +91,15 @@ class Text(Record):
     """Lines of core files that are no code."""
 
 
+Place = Literal["title", "body", "notes", "comments", "code", "files", "core"]
+LineKey = str | tuple[str, int]
+
+
 class SignalRule(Record):
     """One thing that speaks for performance, and where it is looked for."""
 
     name: str
-    where: Literal["title", "body", "notes", "comments", "code", "files", "core"]
+    where: Place
     weight: float
     pattern: re.Pattern[str] | None = None
     removed: re.Pattern[str] | None = None
@@ -110,6 +116,41 @@ class SieveRules(Record):
     not_performance: list[Named]
     text: Text
     signals: list[SignalRule]
+
+    @cached_property
+    def kinds(self) -> Patterns[str]:
+        """What a file is that is no code."""
+        return Patterns({rule.name: rule.pattern for rule in self.not_core})
+
+    @cached_property
+    def said(self) -> dict[Place, Patterns[int]]:
+        """Signals by where they are looked for, but for those in code; each named by its number."""
+        by_place: dict[Place, dict[int, re.Pattern[str]]] = defaultdict(dict)
+        for number, rule in enumerate(self.signals):
+            if rule.where != "code" and rule.pattern:
+                by_place[rule.where][number] = rule.pattern
+        return {place: Patterns(patterns) for place, patterns in by_place.items()}
+
+    @cached_property
+    def look(self) -> Callable[[str], tuple[str, tuple[LineKey, ...]]]:
+        """What people say in a line of a core file, and the signals in it if it is code, by mark and number.
+
+        Answers are remembered: two lines of three come again, in the same pull request or when they go.
+        """
+        patterns: dict[LineKey, re.Pattern[str]] = {"silent": self.text.silent, "said": self.text.said}
+        for number, rule in enumerate(self.signals):
+            if rule.where == "code":
+                patterns |= {("-", number): rule.removed} if rule.removed else {}
+                patterns |= {("+", number): rule.pattern} if rule.pattern else {}
+        in_line = Patterns(patterns)
+
+        @lru_cache(REMEMBERED_LINES)
+        def look(line: str) -> tuple[str, tuple[LineKey, ...]]:
+            found = dict(in_line.search(line))
+            said = found.pop("said", None)
+            return said[0] if said else "", () if "silent" in found else tuple(found)
+
+        return look
 
 
 @cache
@@ -140,23 +181,25 @@ def sieve(pr: SieveInput, patch: bytes, rules: SieveRules, settings: SieveSettin
     paths = [file.path for file in pr.files]
     if not paths or not patch:
         return Rejected(SieveReason.EMPTY_PATCH, f"{len(paths)} files, a diff of {len(patch)} bytes")
-    core = [path for path in paths if _match(rules.not_core, path) is None]
+    kinds = {path: _kind(path, rules) for path in paths}
+    core = [path for path in paths if kinds[path] is None]
     if not core:
-        kinds = Counter(_match(rules.not_core, path) for path in paths)
-        evidence = ", ".join(f"{number} of {kind}" for kind, number in kinds.items())
+        evidence = ", ".join(f"{number} of {kind}" for kind, number in Counter(map(kinds.get, paths)).items())
         return Rejected(SieveReason.NO_CORE_FILE, f"{evidence}: {_listed(paths)}")
     if evidence := _too_large(pr, patch, settings):
         return Rejected(SieveReason.TOO_LARGE, evidence)
-    if pr.is_bot and all(_match(rules.pins, path) for path in core):
+    if pr.is_bot and all(any(rule.pattern.search(path) for rule in rules.pins) for path in core):
         return Rejected(SieveReason.BOT_PINS, f"{pr.author} changes {_listed(core)}")
-    lines = PatchLines.of(parse_patch(patch), rules)
+    lines = PatchLines.of(patch, rules, kinds)
+    changed = [*lines.added.lines, *lines.removed.lines]
     bump = rules.version_bump.title.search(pr.title)
-    if bump and lines.core and all(map(rules.version_bump.line.search, lines.core)):
-        return Rejected(SieveReason.VERSION_BUMP, f"title {bump[0]!r}, and only such lines: {_listed(lines.core)}")
+    if bump and changed and all(map(rules.version_bump.line.search, changed)):
+        return Rejected(SieveReason.VERSION_BUMP, f"title {bump[0]!r}, and only such lines: {_listed(changed)}")
+    quotes = _quotes(pr, lines, core, rules)
     signals = {
-        f"{rule.where} {rule.name}: {quote}": rule.weight
-        for rule in rules.signals
-        if (quote := _evidence(rule, pr, lines, core, rules))
+        f"{rule.where} {rule.name}: {quotes[number]}": rule.weight
+        for number, rule in enumerate(rules.signals)
+        if number in quotes
     }
     heaviest_first = sorted(signals, key=lambda signal: -signals[signal])
     score = sum(signals.values())
@@ -197,62 +240,79 @@ def _other_purpose(pr: SieveInput, rules: SieveRules) -> tuple[SieveReason, str]
 
 
 @dataclass(frozen=True)
+class Side:
+    """The lines on one side of a patch's core files."""
+
+    lines: Sequence[str]
+    """All of them."""
+    code: Mapping[LineKey, Sequence[str]]
+    """Lines of code by what is found in them."""
+    comments: Sequence[str]
+    """What people say in them."""
+
+    @classmethod
+    def of(cls, lines: Sequence[str], rules: SieveRules) -> Self:
+        """Look through lines."""
+        code: dict[LineKey, list[str]] = defaultdict(list)
+        comments: list[str] = []
+        for line in lines:
+            said, keys = rules.look(line)
+            if said:
+                comments.append(said)
+            for key in keys:
+                code[key].append(line)
+        return cls(lines, code, comments)
+
+
+@dataclass(frozen=True)
 class PatchLines:
     """The lines of a patch, by what they are."""
 
-    core: tuple[str, ...]
-    """Every line added to or removed from core files."""
-    added: tuple[str, ...]
-    """Code added to core files."""
-    removed: tuple[str, ...]
-    """Code removed from core files."""
-    comments: tuple[str, ...]
-    """What people say in lines added to core files."""
-    notes: tuple[str, ...]
+    added: Side
+    removed: Side
+    notes: Sequence[str]
     """Lines added to files of text: documentation and change logs."""
 
     @classmethod
-    def of(cls, diffs: Iterable[FileDiff], rules: SieveRules) -> Self:
+    def of(cls, patch: bytes, rules: SieveRules, kinds: Mapping[str, str | None]) -> Self:
         """Sort the lines of a patch."""
         added: list[str] = []
         removed: list[str] = []
         notes: list[str] = []
-        for one in diffs:
-            if _match(rules.not_core, one.path) is None:
+        read = {path for path, kind in kinds.items() if kind is None or rules.text.notes.search(path)}
+        for one in parse_patch(patch, read.__contains__):
+            if kinds[one.path] is None:
                 added += [line[:LINE_LENGTH] for line in one.added]
                 removed += [line[:LINE_LENGTH] for line in one.removed]
-            elif rules.text.notes.search(one.path):
+            else:
                 notes += [line[:LINE_LENGTH] for line in one.added]
-        silent, said = rules.text.silent, rules.text.said
-        return cls(
-            core=(*added, *removed),
-            added=tuple(line for line in added if not silent.search(line)),
-            removed=tuple(line for line in removed if not silent.search(line)),
-            comments=tuple(found[0] for line in added if (found := said.search(line))),
-            notes=tuple(notes),
-        )
+        return cls(Side.of(added, rules), Side.of(removed, rules), notes)
 
 
-def _evidence(rule: SignalRule, pr: SieveInput, lines: PatchLines, core: list[str], rules: SieveRules) -> str:
-    """What a signal's rule finds, quoted; empty where it finds nothing."""
-    match rule.where:
-        case "code":
-            return _in_code(rule, lines)
-        case "title":
-            return _quote(rule, [pr.title])
-        case "body":
-            return _quote(rule, (line[:LINE_LENGTH] for line in rules.text.noise.sub("", pr.body).splitlines()))
-        case "notes":
-            return _quote(rule, lines.notes)
-        case "comments":
-            return _quote(rule, lines.comments)
-        case "files":
-            return _quote(rule, [file.path for file in pr.files])
-        case "core":
-            return _quote(rule, core)
+def _quotes(pr: SieveInput, lines: PatchLines, core: Sequence[str], rules: SieveRules) -> dict[int, str]:
+    """What the signals find, quoted, by their number."""
+    texts: dict[Place, Iterable[str]] = {
+        "title": [pr.title],
+        "body": (line[:LINE_LENGTH] for line in rules.text.noise.sub("", pr.body).splitlines()),
+        "notes": lines.notes,
+        "comments": lines.added.comments,
+        "files": [file.path for file in pr.files],
+        "core": core,
+    }
+    quotes = {
+        number: quote
+        for number, rule in enumerate(rules.signals)
+        if rule.where == "code" and (quote := _in_code(number, rule, lines))
+    }
+    for place, patterns in rules.said.items():
+        for text in texts[place]:
+            for number, found in patterns.search(text):
+                # The first text in which a pattern is found, with the words found in brackets.
+                quotes.setdefault(number, f"[{found[0]}] {text.strip()[:QUOTE_LENGTH]}")
+    return quotes
 
 
-def _in_code(rule: SignalRule, lines: PatchLines) -> str:
+def _in_code(number: int, rule: SignalRule, lines: PatchLines) -> str:
     """Lines that came or went more often than they went or came, so that moved code is no evidence."""
     quotes = []
     for mark, pattern, here, there in (
@@ -261,25 +321,18 @@ def _in_code(rule: SignalRule, lines: PatchLines) -> str:
     ):
         if pattern is None:
             continue
-        found = [line for line in here if pattern.search(line)]
-        if len(found) <= sum(1 for line in there if pattern.search(line)):
+        found = here.code.get((mark, number), ())
+        if len(found) <= len(there.code.get((mark, number), ())):
             return ""
-        moved = set(there)
-        quotes.append(f"{mark} {next((line for line in found if line not in moved), found[0]).strip()[:QUOTE_LENGTH]}")
+        moved = set(there.lines)
+        new = next((line for line in found if line not in moved), found[0])
+        quotes.append(f"{mark} {new.strip()[:QUOTE_LENGTH]}")
     return " ".join(quotes)
 
 
-def _quote(rule: SignalRule, texts: Iterable[str]) -> str:
-    """The first text in which a pattern is found, with the words found in brackets."""
-    for text in texts:
-        if rule.pattern and (found := rule.pattern.search(text)):
-            return f"[{found[0]}] {text.strip()[:QUOTE_LENGTH]}"
-    return ""
-
-
-def _match(rules: Sequence[Named], text: str) -> str | None:
-    """Name of the first pattern that is found."""
-    return next((rule.name for rule in rules if rule.pattern.search(text)), None)
+def _kind(path: str, rules: SieveRules) -> str | None:
+    """What a file is that is no code; the first rule decides."""
+    return next((name for name, _ in rules.kinds.search(path)), None)
 
 
 def _listed(items: Iterable[str]) -> str:

@@ -4,31 +4,12 @@ import dagster as dg
 import polars as pl
 
 from formulamine.checks import done_rows, read_table, rule, table_rules
-from formulamine.items import Outcome, Step
-from formulamine.judge.rules import RULES_FILE, JudgeInput, JudgeReason, judge
+from formulamine.judge.rules import JudgeInput, JudgeReason
+from formulamine.judge.steps import CLASSIFICATIONS_VERSION, classifications_step
 from formulamine.orchestration import Found, MonthRun, advance_month, month_asset
 from formulamine.services.container import Services
 
-CLASSIFICATIONS_VERSION = "1"
 MOST_UNDECIDED = 0.05  # share; FACTS: errors recorded as "no" lost 1% of real ones elsewhere
-
-
-def classifications_step(services: Services) -> Step[JudgeInput]:
-    """Judge candidates by rules."""
-
-    def run(item: JudgeInput) -> Outcome:
-        return judge(item, services.blobs.get(item.patch_sha256))
-
-    return Step(
-        asset="classifications",
-        version=CLASSIFICATIONS_VERSION,
-        reads=JudgeInput,
-        run=run,
-        reasons=JudgeReason,
-        sources=("formulamine.judge.rules", "formulamine.discover.diff"),
-        data_files=(RULES_FILE,),
-        workers=services.settings.workers.judge_workers,
-    )
 
 
 @month_asset(

@@ -15,11 +15,13 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from formulamine.items import Cancelled
 from formulamine.services import git_source
-from formulamine.services.git_objects import Commit, Reader, TreeEntry, parse_commit, text_of
+from formulamine.services.git_objects import Commit, Reader, TreeEntry, file_changes, parse_commit, text_of
+from formulamine.services.git_patches import KeptPatches
 from formulamine.services.git_process import (
     CommandFailed,
     DetachedHead,
@@ -58,6 +60,8 @@ DIFF = (
     *("diff-tree", "--stdin", "--always", "--root", "-r", "--diff-merges=first-parent", "--no-renames"),
     *("--no-ext-diff", "--no-textconv", "--no-color"),
 )
+PATCH = ("--patch", "--binary", "--full-index")
+FEWEST_PATCHES = 8  # for one process: git starts in the time of two
 # Of the one commit of a checkout: nothing in it tells when and by whom the real one was made.
 NOBODY = {
     **{f"GIT_{role}_NAME": "formulamine" for role in ("AUTHOR", "COMMITTER")},
@@ -82,6 +86,7 @@ class Git:
         self._mirrors = mirrors.absolute()
         self._cancelled = cancelled or threading.Event()
         self._process = GitProcess(self._cancelled)
+        self._patches = KeptPatches(self._mirrors)
 
     def version(self) -> str:
         """Version of git, as "2.39.5"."""
@@ -192,17 +197,32 @@ class Git:
 
     def changed_files(self, mirror: Path, shas: Sequence[str]) -> dict[str, list[FileChange]]:
         """Files that each commit changes against its first parent (a root commit: against nothing), by path."""
-        listing = self._process.run([*DIFF, "--numstat", "-z"], git_dir=mirror, stdin=_lines(shas))
-        changes: dict[str, list[FileChange]] = {}
-        files: list[FileChange] = []
-        for entry in listing.split(b"\0"):
-            if b"\t" in entry:
-                added, removed, path = entry.split(b"\t", 2)
-                additions, deletions = (0 if count == b"-" else int(count) for count in (added, removed))
-                files.append(FileChange(path=text_of(path), additions=additions, deletions=deletions))
-            elif entry:
-                files = changes[entry.decode()] = []
-        return {sha: changes[sha] for sha in shas}
+        self.print_patches(mirror, shas)
+        return {
+            sha: [FileChange(path=path, additions=more, deletions=less) for path, more, less in changes]
+            for sha in shas
+            for changes in [file_changes(self._patches.get(sha))]
+        }
+
+    def patch(self, mirror: Path, sha: str) -> bytes:
+        """Patch of a commit as `diffs` describes it; what this process had git print before is not printed again."""
+        self.print_patches(mirror, [sha])
+        return self._patches.get(sha)
+
+    def print_patches(self, mirror: Path, shas: Sequence[str]) -> None:
+        """Have git print and this process keep the patches that it does not keep yet, on all cores."""
+        missing = self._patches.missing(dict.fromkeys(shas))
+        if not missing:
+            return
+        size = max(FEWEST_PATCHES, -(-len(missing) // (os.cpu_count() or 1)))
+        parts = [missing[start : start + size] for start in range(0, len(missing), size)]
+
+        def keep(part: Sequence[str]) -> None:
+            for sha, patch in self.diffs(mirror, part):
+                self._patches.put(sha, patch)
+
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(keep, parts))
 
     def diffs(self, mirror: Path, shas: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Patch of each commit against its first parent, which `git apply` applies to that parent.
@@ -210,9 +230,7 @@ class Git:
         Yields:
             Id and patch, in the order asked for; a commit that changes nothing has an empty patch.
         """
-        chunks = self._process.stream(
-            [*DIFF, "--patch", "--binary", "--full-index"], git_dir=mirror, stdin=_lines(shas)
-        )
+        chunks = self._process.stream([*DIFF, *PATCH], git_dir=mirror, stdin=_lines(shas))
         reader = Reader(chunks)
         # A line of a patch never is an id alone: text lines have a prefix, base-85 lines another length.
         for index, sha in enumerate(shas):

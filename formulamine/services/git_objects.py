@@ -5,13 +5,15 @@ Here belongs reading git's bytes as values. It starts nothing and touches no fil
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 _PERSON = re.compile(rb"(?P<name>.*?) ?<(?P<email>[^>]*)>.*? (?P<time>\d+) [+-]\d+$", re.DOTALL)
+_ESCAPE = re.compile(rb'\\([0-7]{3}|[abtnvfr"\\])')
+# quote.c of git: what stands after a backslash besides three octal digits.
+_LETTERS = dict(zip(b'abtnvfr"\\', b'\a\b\t\n\v\f\r"\\', strict=True))
 _LAST_SECOND = 253402300799  # of the year 9999: some clocks are further ahead
 
 
@@ -69,16 +71,46 @@ def parse_commit(sha: str, raw: bytes) -> Commit:
 
 def _decode(text: bytes, encoding: str) -> str:
     for candidate in (encoding, "utf-8"):
-        with contextlib.suppress(LookupError, ValueError):  # an unknown name, or bytes that are not in it
+        try:
             decoded = text.decode(candidate)
-            decoded.encode("utf-8")  # some encodings can write half of a character, which no table can keep
-            return decoded.replace("\r\n", "\n")  # as GitHub's buttons write bodies
+            if candidate != "utf-8":
+                decoded.encode("utf-8")  # some encodings can write half of a character, which no table can keep
+        except (LookupError, ValueError):  # an unknown name, or bytes that are not in it
+            continue
+        return decoded.replace("\r\n", "\n")  # as GitHub's buttons write bodies
     return text.decode("latin-1")
 
 
 def text_of(path: bytes) -> str:
     r"""A path or name as text; bytes that are no UTF-8 stand as `\xNN`."""
     return path.decode("utf-8", "backslashreplace")
+
+
+def file_changes(patch: bytes) -> list[tuple[str, int, int]]:
+    """Path, lines added and lines removed of each file in a patch of git without renames, as `--numstat` counts them.
+
+    Git begins every line of content with a blank, a sign or a letter of base 85 without blanks, so that a header is
+    where it looks like one. A path whose type changed (a file, once a symlink) has two parts, which are one change.
+    """
+    changes: dict[str, tuple[int, int]] = {}
+    for part in (b"\n" + patch).split(b"\ndiff --git ")[1:]:
+        names, _, rest = part.partition(b"\n")
+        path = text_of(unquote(names[: len(names) // 2])[2:])  # without renames both names are one, of equal length
+        hunks = rest.partition(b"\n@@ ")[2]
+        more, less = changes.get(path, (0, 0))
+        changes[path] = more + hunks.count(b"\n+"), less + hunks.count(b"\n-")
+    return [(path, more, less) for path, (more, less) in changes.items()]
+
+
+def unquote(name: bytes) -> bytes:
+    """Undo git's C-style quoting of a path."""
+    if not (len(name) >= 2 and name.startswith(b'"') and name.endswith(b'"')):
+        return name
+    return _ESCAPE.sub(lambda found: bytes([_byte(found[1])]), name[1:-1])
+
+
+def _byte(escape: bytes) -> int:
+    return _LETTERS[escape[0]] if len(escape) == 1 else int(escape, 8)
 
 
 class Reader:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from formulamine.items import Entry
+from formulamine.tables import TABLES
 
 SCHEMA_VERSION = 2
 TIMES = ("recorded_at", "until")
@@ -73,6 +74,11 @@ class Ledger:
         if self._sqlite:
             sa.event.listen(self._engine, "connect", _durable_wal)
         self._insert = sqlite.insert if self._sqlite else postgresql.insert
+        insert = self._insert(_outcomes)
+        changed = {column.name: insert.excluded[column.name] for column in _outcomes.c if not column.primary_key}
+        upsert = insert.on_conflict_do_update(index_elements=list(_outcomes.primary_key), set_=changed)
+        # Compiled once: SQLAlchemy does not cache this kind of statement, and compiling takes longer than writing.
+        self._upsert = upsert.compile(dialect=self._engine.dialect)
         try:
             version = self._schema_version()
         except sa.exc.DBAPIError as error:
@@ -121,16 +127,15 @@ class Ledger:
         """
         values = {field.name: _kept(getattr(entry, field.name)) for field in dataclasses.fields(entry)}
         values |= {name: values[name] and values[name].astimezone(UTC) for name in TIMES}  # SQLite keeps no time zone
-        statement = self._insert(_outcomes).values(values)
-        changed = {name: statement.excluded[name] for name in values if name not in ("step", "item", "fingerprint")}
-        key = [_outcomes.c.step, _outcomes.c.item, _outcomes.c.fingerprint]
         with self._transaction() as connection:
-            connection.execute(statement.on_conflict_do_update(index_elements=key, set_=changed))
+            connection.execute(self._upsert, values)  # type: ignore[call-overload]  # takes what is compiled, too
         return Entry(**values)
 
     def history(self, item: str) -> list[Entry]:
         """Every outcome ever recorded of one item, oldest first."""
-        query = sa.select(_outcomes).where(_outcomes.c.item == item).order_by(_outcomes.c.recorded_at)
+        # Every step is named because the primary key begins with it: no row of another item is looked at.
+        ours = sa.select(_outcomes).where(_outcomes.c.step.in_(TABLES), _outcomes.c.item == item)
+        query = ours.order_by(_outcomes.c.recorded_at)
         with self._transaction() as connection:
             return [_entry(row) for row in connection.execute(query).mappings()]
 

@@ -1,21 +1,15 @@
 """Dagster assets and checks of what ships: problem_statements -> published_release."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from formulamine.build.assets import ENV_PAYLOADS_VERSION, IMAGES_VERSION
 from formulamine.checks import done_rows, rule, table_rules
-from formulamine.discover.assets import CANDIDATE_PRS_VERSION, PULL_REQUESTS_VERSION, REPOSITORIES_VERSION
-from formulamine.items import Done, Failed, Outcome, RunOptions, Step
-from formulamine.judge.assets import CLASSIFICATIONS_VERSION
-from formulamine.judge.rules import load_rules
+from formulamine.items import RunOptions
 from formulamine.orchestration import (
     Found,
     MonthRun,
@@ -41,44 +35,23 @@ from formulamine.ship.release import (
     write,
 )
 from formulamine.ship.statements import (
-    RULES_FILE,
-    TEMPLATE_FILE,
     StatementInput,
     StatementReason,
-    StatementStep,
     fix_of,
     stands_in,
 )
-from formulamine.tables import TABLES, PublishedRelease, Status
-from formulamine.verify import protocol
-from formulamine.verify.assets import SPEEDUP_MEASUREMENTS_VERSION
-
-PROBLEM_STATEMENTS_VERSION = "2"
-PUBLISHED_RELEASE_VERSION = "2"
+from formulamine.ship.steps import (
+    PROBLEM_STATEMENTS_VERSION,
+    PUBLISHED_RELEASE_VERSION,
+    problem_statements_step,
+    published_release_step,
+    versions,
+)
+from formulamine.tables import TABLES, Status
 
 
 class ReleaseRefused(Exception):
     """The month cannot be released; the message says which items stand in the way, and the mend."""
-
-
-def problem_statements_step(services: Services) -> Step[StatementInput]:
-    """State the problem of what got faster."""
-    return Step(
-        asset="problem_statements",
-        version=PROBLEM_STATEMENTS_VERSION,
-        reads=StatementInput,
-        run=StatementStep(services.git, services.blobs, services.settings.measure),
-        reasons=StatementReason,
-        sources=(
-            "formulamine.ship.statements",
-            "formulamine.ship.leak",
-            "formulamine.discover.diff",
-            "formulamine.verify.measure",
-        ),
-        settings=(services.settings.measure,),
-        data_files=(TEMPLATE_FILE, RULES_FILE),
-        workers=services.settings.workers.judge_workers,
-    )
 
 
 @month_asset(
@@ -117,27 +90,7 @@ def published_release(context: dg.AssetExecutionContext, run: MonthRun) -> dg.Ma
     )
     folder = release_folder(services, month)
     now = datetime.now(UTC)
-
-    def step_run(item: ReleaseInput) -> Outcome:
-        gate = gates[item.pr_id]
-        if isinstance(gate, Held):
-            return Failed(gate.reason, gate.detail)
-        return Done(
-            PublishedRelease(
-                released=True, publishable=gate.publishable, release_version=release.version, published_at=now
-            )
-        )
-
-    step = Step(
-        asset="published_release",
-        version=PUBLISHED_RELEASE_VERSION,
-        reads=ReleaseInput,
-        run=step_run,
-        reasons=ReleaseReason,
-        sources=("formulamine.ship.release", "formulamine.ship.statements", "formulamine.ship.leak"),
-        settings=(services.settings.measure, services.settings.release),
-        outside={"release_version": release.version, "gate": _gates_digest(gates)},
-    )
+    step = published_release_step(services, gates, release, now)
     # --limit and --force are about work; these rows only say what the gates just said.
     made = write_items(month, run, step, inputs(step, rows, month), RunOptions(run.options.run_id))
     held = made.frame.filter(pl.col("status") != Status.DONE)
@@ -174,11 +127,6 @@ def gate_results(rows: Sequence[Mapping[str, object]], month: str, services: Ser
     }
 
 
-def _gates_digest(gates: Mapping[str, ReleasedRow | Held]) -> str:
-    """Names what is held: so a pull request that passes now is not reused as one that was held."""
-    return "; ".join(f"{key}: {gate.reason}" for key, gate in sorted(gates.items()) if isinstance(gate, Held))
-
-
 def open_items(month: str, services: Services) -> dict[str, str]:
     """Items of all tables of a month that have no outcome yet: deferred, or failed for infrastructure."""
     found: dict[str, str] = {}
@@ -213,35 +161,6 @@ def ended(month: str, services: Services) -> list[tuple[str, dict[str, int]]]:
             (name, {f"{status} ({reason})" if reason else str(status): count for status, reason, count in counts})
         )
     return found
-
-
-def versions(services: Services) -> dict[str, str]:
-    """Versions of everything that decided a release."""
-    steps = {
-        "repositories": REPOSITORIES_VERSION,
-        "pull_requests": PULL_REQUESTS_VERSION,
-        "candidate_prs": CANDIDATE_PRS_VERSION,
-        "classifications": CLASSIFICATIONS_VERSION,
-        "env_payloads": ENV_PAYLOADS_VERSION,
-        "images": IMAGES_VERSION,
-        "speedup_measurements": SPEEDUP_MEASUREMENTS_VERSION,
-        "problem_statements": PROBLEM_STATEMENTS_VERSION,
-        "published_release": PUBLISHED_RELEASE_VERSION,
-    }
-    settings = services.settings
-    groups = (settings.sieve, settings.resolve, settings.build, settings.measure, settings.release)
-    return {
-        "formulamine": version("formulamine"),
-        "python": platform.python_version(),
-        "git": services.git.version(),
-        "uv": services.resolver.version,
-        "polars": version("polars"),
-        "dagster": version("dagster"),
-        "protocol": protocol.VERSION,
-        "judge_rules": load_rules().version,
-        **{f"step.{name}": number for name, number in steps.items()},
-        **{f"setting.{name}": str(value) for group in groups for name, value in group.model_dump().items()},
-    }
 
 
 def statements_tell_nothing(month: str, services: Services) -> Found:

@@ -3,47 +3,18 @@
 import dagster as dg
 import polars as pl
 
-from formulamine.build.assets import local_backend
 from formulamine.checks import done_rows, read_table, rule, table_rules
-from formulamine.items import Step
 from formulamine.orchestration import Found, MonthRun, advance_month, month_asset
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError
 from formulamine.tables import SpeedupMeasurement
-from formulamine.verify import protocol
-from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, RawBlob, machine_class, record_of
+from formulamine.verify.measure import MeasureInput, MeasureReason, RawBlob, record_of
+from formulamine.verify.steps import SPEEDUP_MEASUREMENTS_VERSION, speedup_measurements_step
 
-SPEEDUP_MEASUREMENTS_VERSION = "2"
 # Chance that a control passes, from the simulated rate of the protocol (FACTS: 0 of 4000 resamples; 3/4000 bounds it).
 CONTROL_RATE = 0.001
 IMPROBABLE = 0.01
-MODULES = "formulamine.verify."
 MEASURED = [name for name in SpeedupMeasurement.model_fields if name != "results"]
-
-
-def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
-    """Measure built pull requests, one at a time."""
-    run = MeasureStep(
-        backend=local_backend(services),
-        sandboxes=services.sandboxes,
-        blobs=services.blobs,
-        settings=services.settings.measure,
-        lock=services.settings.home / "locks" / "measuring.lock",
-        cancelled=services.cancelled,
-    )
-    return Step(
-        asset="speedup_measurements",
-        version=SPEEDUP_MEASUREMENTS_VERSION,
-        reads=MeasureInput,
-        run=run,
-        reasons=MeasureReason,
-        sources=tuple(
-            MODULES + name for name in ("measure", "protocol", "lockstep", "side", "statistics", "harness")
-        ),
-        settings=(services.settings.measure,),
-        outside={"machine": machine_class(), "protocol": protocol.VERSION},
-        workers=1,  # one measurement at a time on a machine; the lock says so to other runs
-    )  # fmt: skip
 
 
 @month_asset(

@@ -50,6 +50,7 @@ class MeasureInput(Record):
     """Fields that a measurement reads. Of the build only its recipe, never a digest."""
 
     pr_id: str
+    url: str
     recipe_hash: str
     import_names: list[str]
     base_sha: str
@@ -105,7 +106,7 @@ class MeasureStep:
             return self.sandboxes.for_commits((item.base_sha, item.merge_sha))
 
         try:
-            pair = self.backend.pair(recipe, sandbox)
+            pair = self.backend.pair(recipe, item.url, sandbox)
             with waiting(self.lock, self.cancelled):
                 return self._measure(item, pair, sandbox())
         except BuildFailed as error:  # the trees are a cache; making one again should not fail where it once did not

@@ -30,7 +30,8 @@ def warm_cache(tmp_path_factory: pytest.TempPathFactory, interpreters: dict[str,
     """A cache in which empty environments and the base side of a plain `project()` stand, as an earlier run left it."""
     made = Workbench(tmp_path_factory.mktemp("warm"), interpreters, uv_cache=uv_cache)
     made.own_tools()
-    pair = made.backend.pair(made.simple_input(made.repository(project())).recipe(), made.sandbox)
+    item = made.simple_input(made.repository(project()))
+    pair = made.backend.pair(item.recipe(), item.url, made.sandbox)
     shutil.rmtree(pair.head.tree.parent)
     shutil.rmtree(made.home / "cache" / "suites")
     return made.home / "cache"

@@ -266,7 +266,7 @@ def test_the_same_commits_have_the_same_digests_wherever_they_are_built(bench: W
     other.own_tools()
     again = built(other, project(hook=hook))
     assert (first.base_digest, first.measure_digest) == (again.base_digest, again.measure_digest)
-    assert first.recipe_hash != again.recipe_hash  # its url is another; nothing of this machine is in the digests
+    assert first.recipe_hash == again.recipe_hash
 
 
 def test_a_digest_changes_with_any_byte_mode_or_link_and_with_nothing_else(bench: Workbench) -> None:
@@ -303,26 +303,28 @@ def test_a_digest_changes_with_any_byte_mode_or_link_and_with_nothing_else(bench
 
 
 def test_standing_says_what_is_there_and_makes_nothing(bench: Workbench) -> None:
-    recipe = bench.simple_input(bench.repository(project(), FAST)).recipe()
+    item = bench.simple_input(bench.repository(project(), FAST))
+    recipe = item.recipe()
     assert bench.backend.standing(recipe) is None
     assert not (bench.home / "cache" / "suites").exists()
-    pair = bench.backend.pair(recipe, bench.sandbox)
+    pair = bench.backend.pair(recipe, item.url, bench.sandbox)
     assert bench.backend.standing(recipe) == pair
     assert bench.backend.standing(recipe.model_copy(update={"python_version": "3.5"})) is None
     shutil.rmtree(pair.head.tree.parent)
     assert bench.backend.standing(recipe) is None
-    assert bench.backend.pair(recipe, bench.sandbox) == pair
+    assert bench.backend.pair(recipe, item.url, bench.sandbox) == pair
     assert (pair.head.site / "toy" / "__init__.py").exists()
 
 
 def test_a_folder_without_its_marker_is_made_anew(bench: Workbench) -> None:
-    recipe = bench.simple_input(bench.repository(project(), FAST)).recipe()
-    pair = bench.backend.pair(recipe, bench.sandbox)
+    item = bench.simple_input(bench.repository(project(), FAST))
+    recipe = item.recipe()
+    pair = bench.backend.pair(recipe, item.url, bench.sandbox)
     folder = pair.head.tree.parent
     (folder.parent / f".{folder.name}.ready").unlink()
     (pair.head.site / "toy" / "half.py").write_text("half")
     assert bench.backend.standing(recipe) is None
-    bench.backend.pair(recipe, bench.sandbox)
+    bench.backend.pair(recipe, item.url, bench.sandbox)
     assert not (pair.head.site / "toy" / "half.py").exists()
 
 
@@ -550,3 +552,11 @@ def test_a_version_from_tags_is_found(jail: Workbench, backend: str, requires: s
     assert isinstance(outcome, Done), outcome
     image = cast(Image, outcome.record)
     assert (image.base_version, image.head_version) == ("1.2.3", "1.2.3")
+
+
+def test_what_the_machine_lacks_is_named_and_tried_again_by_the_next_run(bench: Workbench) -> None:
+    outcome = failed(bench, project(hook='raise SystemExit("Could not find geos-config executable.")\n'))
+    assert outcome.reason == ImageReason.SYSTEM_PACKAGE
+    assert "libgeos-dev" in outcome.error
+    assert not outcome.settled
+    assert not outcome.infrastructure

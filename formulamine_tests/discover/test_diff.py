@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from formulamine.discover.diff import DiffError, FileDiff, parse_patch
@@ -93,6 +93,7 @@ def test_a_broken_hunk_is_an_error(cut: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b"\n@@ no header")
 def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
     with contextlib.suppress(DiffError):
         assert parse_patch(b"diff --git a/x b/x\n" + noise)[0].path

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +19,12 @@ import pytest
 from click.testing import CliRunner
 
 from formulamine.cli import main
+from formulamine.month import POSTGRES_VARIABLE
 from formulamine.services.resolver import Interpreter, Resolver
 from formulamine.services.store import Tables
 from formulamine.tables import TABLES
 from formulamine_tests.end_to_end.runs import Ended, environment
+from formulamine_tests.services.postgres import Cluster, cluster
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,28 @@ def _interpreters_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Resolver, "interpreters", property(interpreters))
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A server of PostgreSQL for all tests that want a database of it."""
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def databases(request: pytest.FixtureRequest) -> Callable[[], dict[str, str]]:
+    """Makes variables that put a new home's ledger and Dagster's storage on each database."""
+    if request.param == "sqlite":
+        return dict
+    running: Cluster = request.getfixturevalue("postgres")
+    return lambda: {"FORMULAMINE_LEDGER_URL": running.new_database(), POSTGRES_VARIABLE: running.new_database()}
+
+
+@pytest.fixture
+def database(databases: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """The same for the one home of a test."""
+    return databases()
 
 
 @pytest.fixture
@@ -98,10 +122,10 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def in_process(home: Path, *arguments: str) -> Ended:
+def in_process(home: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> Ended:
     """Run the command in this process, where importing Dagster is paid for once."""
     with undisturbed():
-        os.environ["FORMULAMINE_HOME"] = str(home)
+        os.environ.update({"FORMULAMINE_HOME": str(home), **(variables or {})})
         done = CliRunner().invoke(main, arguments)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

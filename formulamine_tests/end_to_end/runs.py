@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,6 +24,9 @@ from formulamine_tests.services.histories import History, day
 
 COMMAND = [sys.executable, "-m", "formulamine"]
 MONTH = "2024-02"
+# The controls are a third of a measurement's time, and say nothing about being interrupted.
+QUICK = {"FORMULAMINE_CONTROL_CASES": "0"}
+GONE_WITHIN_S = 5.0
 CONFIG = '{"version": 1, "project": "p", "benchmark_dir": "benchmarks"}  // a comment\n'
 
 
@@ -49,6 +57,110 @@ def formulamine(home: Path, *arguments: str, variables: Mapping[str, str] | None
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A command that was sent a signal, and what was there `GONE_WITHIN_S` after its end."""
+
+    at: str
+    """A piece of the line after which it was hit; empty: its start."""
+    by: signal.Signals | None
+    """None where it had ended by itself."""
+    code: int
+    seconds: float
+    """From the signal until the command itself had ended."""
+    err: str
+    left: Sequence[str]
+    """Command lines of processes of this home."""
+    groups: Sequence[str]
+    """Control groups of the command that held a process."""
+
+
+def hit(
+    home: Path,
+    arguments: Sequence[str],
+    delay: float,
+    by: signal.Signals,
+    *,
+    at: str = "",
+    variables: Mapping[str, str] = QUICK,
+) -> Hit:
+    """Run the command and send the leader of its group a signal, some time after its start or after a line of it."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=home.parent, env=environment(home, variables), stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    lines: list[str] = []
+    met = threading.Event()
+
+    def read() -> None:
+        for line in process.stderr or ():
+            lines.append(line)
+            if at and at in line:
+                met.set()
+        met.set()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    if at:
+        met.wait()
+    sent: signal.Signals | None = None
+    try:
+        process.wait(delay)
+    except subprocess.TimeoutExpired:
+        sent = by
+        process.send_signal(by)
+    started = time.monotonic()
+    code = process.wait(30)
+    seconds = time.monotonic() - started
+    until = time.monotonic() + GONE_WITHIN_S
+    while (left := processes_of(home)) and time.monotonic() < until:
+        time.sleep(0.1)
+    reader.join(1)
+    return Hit(at, sent, code, seconds, "".join(lines), left, groups_of(process.pid))
+
+
+def processes_of(home: Path) -> list[str]:
+    """Processes whose command line or environment names this home: its bwrap, git, uv and interpreters."""
+    found, name = [], os.fsencode(home)
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, variables = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:  # gone, or not ours to see
+            continue
+        if name in command or name in variables:
+            found.append(command.replace(b"\0", b" ").decode(errors="replace")[:200])
+    return found
+
+
+def groups_of(pid: int) -> list[str]:
+    """Control groups that a command made and that still hold a process."""
+    procs = Path("/sys/fs/cgroup").glob(f"**/formulamine/{pid}-*/cgroup.procs")
+    return [str(path.parent) for path in procs if path.read_text().strip()]
+
+
+def locks_held(home: Path) -> list[str]:
+    """Lock files below a home that somebody holds."""
+    held = []
+    for path in home.rglob("*.lock"):
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(str(path))
+    return held
+
+
+def broken_blobs(home: Path) -> list[str]:
+    """Blobs that are not what their name says; what a killed run was writing aside counts as none."""
+    blobs = [path for path in (home / "blobs").glob("*/*") if not path.name.startswith(".")]
+    return [str(path) for path in blobs if hashlib.sha256(path.read_bytes()).hexdigest() != path.name]
+
+
+def half_written(home: Path) -> list[str]:
+    """Files that somebody began to write aside."""
+    return [str(path) for path in home.rglob(".writing-*")]
 
 
 HEAVY = ["dagster", "scipy", "openai", "anthropic", "instructor", "datasets", "huggingface_hub", "github"]

@@ -208,7 +208,8 @@ def test_hidden_repository_comes_back_when_it_is_added_again(tmp_path: Path, hom
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["month", "--help"], ["funnel", "2024-02"], ["lineage", "a/b#2"], ["repositories", "list"],
+    [["--help"], ["month", "--help"], ["funnel", "2024-02"], ["lineage", "a/b#2"],
+     ["lineage", "a/b#2", "--redo"], ["month", "2024-02", "--plan"], ["repositories", "list"],
      ["month", "2024-02", "--select", "nonsense"], ["month", "2024-02"]],
 )  # fmt: skip
 def test_questions_and_refusals_import_nothing_heavy(asked_home: Path, arguments: list[str]) -> None:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sqlite3
-import subprocess
-import threading
-import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from formulamine.demo.sample import REPOSITORY, write_sample
-from formulamine.services.store import Blobs
 from formulamine_tests.end_to_end.runs import (
-    COMMAND,
     MONTH,
+    QUICK,
     Ended,
+    Hit,
+    broken_blobs,
     endings,
-    environment,
     expected_endings,
     formulamine,
+    hit,
     table,
 )
 
@@ -42,25 +38,6 @@ POINTS = (
     ("speedup_measurements: ", 15.0, signal.SIGKILL),
     ("problem_statements: ", 0.5, signal.SIGKILL),
 )
-# The controls are a third of a measurement's time, and say nothing about being interrupted.
-QUICK = {"FORMULAMINE_CONTROL_CASES": "0"}
-GONE_WITHIN_S = 5.0
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One run that was hit."""
-
-    at: str
-    by: signal.Signals
-    code: int
-    seconds: float
-    """Until the command itself had ended."""
-    err: str
-    left: Sequence[str]
-    """Command lines of processes of this home that were there `GONE_WITHIN_S` after the end."""
-    groups: Sequence[str]
-    """Control groups of the command that held a process then."""
 
 
 @dataclass
@@ -79,54 +56,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     month = ["month", MONTH, "--repo", f"{REPOSITORY}={folder / 'sample.git'}"]
     chance = random.Random(SEED)
     for at, window, by in POINTS:
-        told.hits.append(hit(told.home, month, at, chance.uniform(0.05, 1) * window, by))
+        told.hits.append(hit(told.home, month, chance.uniform(0.05, 1) * window, by, at=at))
     told.last = formulamine(told.home, *month, variables=QUICK)
     return told
-
-
-def hit(home: Path, arguments: Sequence[str], at: str, delay: float, by: signal.Signals) -> Hit:
-    """Run the command, send the leader of its group a signal some time after a line, and look at what is left."""
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=home.parent, env=environment(home, QUICK), stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    lines: list[str] = []
-    for line in process.stderr:
-        lines.append(line)
-        if at in line:
-            break
-    rest = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
-    rest.start()
-    time.sleep(delay)
-    started = time.monotonic()
-    process.send_signal(by)
-    code = process.wait(30)
-    seconds = time.monotonic() - started
-    until = time.monotonic() + GONE_WITHIN_S
-    while (left := processes_of(home)) and time.monotonic() < until:
-        time.sleep(0.1)
-    rest.join(1)
-    return Hit(at, by, code, seconds, "".join(lines), left, groups_of(process.pid))
-
-
-def processes_of(home: Path) -> list[str]:
-    """Processes whose command line or environment names this home: its bwrap, git, uv and interpreters."""
-    found, name = [], os.fsencode(home)
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command, variables = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
-        except OSError:  # gone, or not ours to see
-            continue
-        if name in command or name in variables:
-            found.append(command.replace(b"\0", b" ").decode(errors="replace")[:200])
-    return found
-
-
-def groups_of(pid: int) -> list[str]:
-    """Control groups that a command made and that still hold a process."""
-    procs = Path("/sys/fs/cgroup").glob(f"**/formulamine/{pid}-*/cgroup.procs")
-    return [str(path.parent) for path in procs if path.read_text().strip()]
 
 
 def test_every_hit_met_a_run_that_was_under_way(interrupted: Interrupted) -> None:
@@ -175,8 +107,6 @@ def test_nothing_stands_twice_and_no_interrupted_attempt_counts(interrupted: Int
 
 
 def test_no_half_written_file_counts(interrupted: Interrupted) -> None:
-    blobs = Blobs(interrupted.home / "blobs")
-    kept = [path.name for path in (interrupted.home / "blobs").glob("*/*") if not path.name.startswith(".")]
-    assert all(blobs.get(name) for name in kept)
+    assert broken_blobs(interrupted.home) == []
     ended = formulamine(interrupted.home, "check", MONTH, variables=QUICK)
     assert ended.code == 0, ended.out

@@ -103,8 +103,11 @@ def test_lineage_says_where_a_pull_request_stopped_and_why(months: Months) -> No
     assert answer["assets"][1]["merged_at"] == "2024-02-02T12:00:00+00:00"
 
 
-def test_lineage_imports_nothing_heavy(months: Months) -> None:
-    assert heavy_imports(months.home, "lineage", "a/first#2") == []
+@pytest.mark.parametrize(
+    "arguments", [["lineage", "a/first#2"], ["lineage", "a/first#2", "--redo"], ["month", MONTH, "--plan"]]
+)
+def test_questions_import_nothing_heavy(months: Months, arguments: list[str]) -> None:
+    assert heavy_imports(months.home, *arguments) == []
 
 
 def test_dagster_home_holds_runs_as_the_ui_shows_them(months: Months) -> None:

@@ -344,6 +344,27 @@ def odd_history() -> History:
     return history
 
 
+def test_files_are_counted_as_git_counts_them(service: Git, tmp_path: Path) -> None:
+    history = odd_history()
+    history.commit("type", day(5), {"link": "a file now\n", "plus.txt": "++ looks like a header\n@@ -1 +1 @@\n"})
+    history.commit("gone", day(6), {"plus.txt": "-- so does this\n"})
+    shas = history.write(tmp_path / "r")
+    mirror = mirrored(service, tmp_path / "r")
+    for sha, files in service.changed_files(mirror, shas[1:]).items():
+        told = git("show", "--format=", "--numstat", "-z", "--no-renames", sha, at=mirror).split("\0")
+        counted = [line.split("\t", 2) for line in told if line]
+        expected = {path: tuple(0 if one == "-" else int(one) for one in both) for *both, path in counted}
+        assert {file.path: (file.additions, file.deletions) for file in files} == expected
+
+
+def test_a_patch_is_printed_once(service: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shas = odd_history().write(tmp_path / "r")
+    mirror = mirrored(service, tmp_path / "r")
+    service.changed_files(mirror, shas[1:])
+    monkeypatch.setattr(service, "diffs", None)
+    assert service.patch(mirror, shas[1]).startswith(b"diff --git ")
+
+
 def test_odd_entries_are_listed_and_their_patches_apply(service: Git, tmp_path: Path) -> None:
     shas = odd_history().write(tmp_path / "r")
     mirror = mirrored(service, tmp_path / "r")
@@ -356,6 +377,7 @@ def test_odd_entries_are_listed_and_their_patches_apply(service: Git, tmp_path: 
     assert changed[shas[3]] == []
     patches = dict(service.diffs(mirror, shas[1:]))
     assert list(patches) == shas[1:]
+    assert {sha: service.patch(mirror, sha) for sha in shas[1:]} == patches
     assert patches[shas[3]] == b""
     for base, sha in itertools.pairwise(shas[1:]):
         place = tmp_path / sha

@@ -60,7 +60,7 @@ def evidence(
     patch = dict(bench.git.diffs(bench.git.mirror_path(bench.repo), [merge]))[merge]
     pr_id = f"{bench.repo.replace('/', '__')}-{number}"
     recipe = Recipe(
-        repo=bench.repo, url=bench.url, base_sha=base, merge_sha=merge, python_version=SERIES, distribution="toy",
+        repo=bench.repo, base_sha=base, merge_sha=merge, python_version=SERIES, distribution="toy",
         package_root=".", pins=["alpha==1.0"], pins_base=[], build_pins=[], environment_variables={},
         benchmark_dir="benchmarks",
     )  # fmt: skip

@@ -36,7 +36,7 @@ def step(bench: Workbench, settings: MeasureSettings = SETTINGS) -> MeasureStep:
 def built(bench: Workbench, base: Files, head: Files, **recipe: Any) -> MeasureInput:
     item = bench.simple_input(bench.repository(base, head), **recipe)
     return MeasureInput(
-        pr_id=item.pr_id, recipe_hash=bench.blobs.put(item.recipe().to_blob()), import_names=["toy"],
+        pr_id=item.pr_id, url=item.url, recipe_hash=bench.blobs.put(item.recipe().to_blob()), import_names=["toy"],
         base_sha=item.base_sha, merge_sha=item.merge_sha, backend="local",
     )  # fmt: skip
 

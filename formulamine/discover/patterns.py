@@ -1,0 +1,64 @@
+"""Many patterns searched in one text at once.
+
+RE2 reads a text once for all patterns and says which may be found in it; Python's `re` has the last word on those few.
+So answers are Python's, and texts in which nothing is found, as are most lines of code, cost one pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+import re2
+
+Key = TypeVar("Key", bound=Hashable)
+
+_FLAGS = re.compile(r"^\(\?[a-z]+\)")
+_BLANKS = re.compile(r"(\\.|\[(?:\\.|[^\]])*\])|\s+|#.*")  # what (?x) ignores, where group 1 is empty
+_LOOKAROUND = re.compile(r"\(\?<?[=!][^()]*\)")
+# Text of which RE2 and Python may think otherwise (letters and blanks beyond ASCII, `$` before a newline): Python alone
+# reads it.
+_OTHERWISE = r"[^\t\f\r -~]"
+
+
+class Patterns(Generic[Key]):
+    """Patterns by a name of the caller's. Threads may share it."""
+
+    def __init__(self, patterns: Mapping[Key, re.Pattern[str]]) -> None:
+        """Compile them.
+
+        Raises:
+            ValueError: RE2 cannot read one.
+        """
+        self._patterns = tuple(patterns.items())
+        self._filter = re2.Set.SearchSet()
+        try:
+            for pattern in patterns.values():
+                self._filter.Add(_widened(pattern))
+            self._filter.Add(_OTHERWISE)
+            self._filter.Compile()
+        except re2.error as error:
+            raise ValueError(str(error)) from error
+        if not self._filter.Match("\n"):
+            raise ValueError("too many patterns for the memory of RE2, which then finds none")
+
+    def search(self, text: str) -> Iterator[tuple[Key, re.Match[str]]]:
+        """Names of the patterns that are found, in the order in which they were given, with what is found first."""
+        places = self._filter.Match(text)
+        if not places:
+            return
+        patterns = self._patterns
+        for place in range(len(patterns)) if len(patterns) in places else sorted(places):
+            key, pattern = patterns[place]
+            if found := pattern.search(text):
+                yield key, found
+
+
+def _widened(pattern: re.Pattern[str]) -> str:
+    """A pattern that RE2 can read and that finds whatever the given one does: without lookaround, it may find more."""
+    text = _FLAGS.sub("", pattern.pattern)
+    if pattern.flags & re.VERBOSE:
+        text = _BLANKS.sub(lambda part: part[1] or "", text)
+    flags = "".join(letter for letter, flag in (("i", re.I), ("m", re.M), ("s", re.S)) if pattern.flags & flag)
+    return (f"(?{flags})" if flags else "") + _LOOKAROUND.sub("", text)

@@ -1,0 +1,40 @@
+"""The step of the measurement, put together from services: speedup_measurements.
+
+Here belong its version and what decides its answer. How it measures stands beside this file, and what Dagster makes of
+it in `assets.py`.
+"""
+
+from formulamine.build.steps import local_backend
+from formulamine.items import Step
+from formulamine.services.container import Services
+from formulamine.verify import protocol
+from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, machine_class
+
+SPEEDUP_MEASUREMENTS_VERSION = "2"
+MODULES = "formulamine.verify."
+
+
+def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
+    """Measure built pull requests, one at a time."""
+    run = MeasureStep(
+        backend=local_backend(services),
+        sandboxes=services.sandboxes,
+        blobs=services.blobs,
+        settings=services.settings.measure,
+        lock=services.settings.home / "locks" / "measuring.lock",
+        cancelled=services.cancelled,
+    )
+    return Step(
+        asset="speedup_measurements",
+        version=SPEEDUP_MEASUREMENTS_VERSION,
+        reads=MeasureInput,
+        hints=("url",),
+        run=run,
+        reasons=MeasureReason,
+        sources=tuple(
+            MODULES + name for name in ("measure", "protocol", "lockstep", "side", "statistics", "harness")
+        ),
+        settings=(services.settings.measure,),
+        outside={"machine": machine_class(), "protocol": protocol.VERSION},
+        workers=1,  # one measurement at a time on a machine; the lock says so to other runs
+    )  # fmt: skip
