@@ -259,3 +259,19 @@ def test_a_line_of_data_takes_no_time() -> None:
         )
     )
     assert record.core_files == ["src/data.json"]
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("title", "More work in the hot path"),
+        ("title", "Less work in merge"),
+        ("title", "Lower import time"),
+        ("body", "Its memory usage doubles."),
+        ("notes", "Sorting is more efficient."),
+        ("notes", "Speed up sorting."),
+    ],
+)
+def test_blanks_in_patterns_are_meant(where: str, text: str) -> None:
+    rules = [one for one in load_rules().signals if one.where == where and one.pattern is not None]
+    assert any(one.pattern and one.pattern.search(text) for one in rules)
