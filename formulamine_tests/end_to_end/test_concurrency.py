@@ -28,7 +28,7 @@ from formulamine_tests.end_to_end.runs import (
     locks_held,
     processes_of,
 )
-from formulamine_tests.end_to_end.ui import Ui, running_ui, until
+from formulamine_tests.end_to_end.ui import PATIENCE_S, Ui, running_ui, until
 from formulamine_tests.services.histories import History, day
 
 OTHER_MONTH = "2024-03"
@@ -77,7 +77,10 @@ class Started:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=30)
+        self.process.wait(PATIENCE_S)  # a disk that flushes may keep a killed process for a while
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 def statuses(home: Path, variables: Mapping[str, str]) -> list[str]:

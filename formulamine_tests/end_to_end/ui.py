@@ -125,8 +125,11 @@ def running_ui(home: Path, variables: Mapping[str, str]) -> Iterator[Ui]:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         try:
-            process.wait(60)
-            until(lambda: not processes_of(home), "the end of the UI's processes", 60)
+            process.wait(PATIENCE_S)
+            end = time.monotonic() + PATIENCE_S
+            while left := processes_of(home):
+                assert time.monotonic() < end, f"after {PATIENCE_S:.0f} s there are still {left}"
+                time.sleep(0.1)
         finally:
-            if processes_of(home):
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # the session that was made above
