@@ -136,7 +136,7 @@ class Lockstep:
         """
         found: dict[str, dict[Side, tuple[str, Case | None]]] = {}
         problems = []
-        self._start()
+        self._start(self.sides)
         modules = [self.head.suite]
         while modules:
             module = modules.pop(0)
@@ -204,18 +204,19 @@ class Lockstep:
         except SideDied as error:
             return replace(raw, status="failed", detail=str(error))
 
-    def _start(self) -> None:
+    def _start(self, order: Sequence[Side]) -> None:
         """Bring both sides up, importing at the same time."""
-        for side in self.sides:
+        for side in order:
             side.start()
-        for side in self.sides:
+        for side in order:
             side.ready()
 
     def _round(self, case: Case, pairs: int, raw: RawCase) -> RawCase:
         seed = self.seed + 1000 * len(raw.rounds)
         order = self.sides if len(raw.rounds) % 2 == 0 else self.sides[::-1]
         teardown_seconds = 0.0
-        self._start()
+        # In turns from the start: a process tends to get the memory pages that the last one of its turn gave back.
+        self._start(order)
         try:
             opened = {side: side.open(case, self.core, seed) for side in order}
             first = {side: side.sample(1, seed, case.timeout) for side in order}

@@ -18,7 +18,7 @@ from formulamine.verify import statistics
 from formulamine.verify.lockstep import ModuleProblem, RawCase, Round
 from formulamine.verify.statistics import Outcome
 
-VERSION = "1"
+VERSION = "2"
 """Changes with anything that may change a verdict; it belongs in the fingerprint of whoever measures."""
 
 MIN_SPEEDUP = 1.05
