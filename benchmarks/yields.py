@@ -1,6 +1,6 @@
 """How many of labelled commits get both sides built and one benchmark run on each, without any model.
 
-Usage: python benchmarks/yields.py LABELS.jsonl --repo OWNER/NAME=PATH ... [--only REPO] [--json]
+Usage: python benchmarks/yields.py LABELS.jsonl --repo OWNER/NAME=PATH ... [--backend docker] [--only REPO] [--json]
 
 LABELS has lines with repo, pr_number, base_sha and merge_sha. State is kept in FORMULAMINE_HOME as by a month, so that
 a run that was stopped carries on. Built means that every rule of `build.facts` passes on both sides and that at least
@@ -21,7 +21,8 @@ from typing import Any
 
 from formulamine.build.images import ImageInput
 from formulamine.build.payloads import PayloadInput
-from formulamine.build.steps import env_payloads_step, images_step, local_backend
+from formulamine.build.recipe import Recipe
+from formulamine.build.steps import backend_of, env_payloads_step, images_step
 from formulamine.discover.repositories import suite_at
 from formulamine.items import Entry, RunOptions, Step, advance
 from formulamine.services.container import Services
@@ -40,11 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labels", type=Path)
     parser.add_argument("--repo", action="append", default=[], metavar="OWNER/NAME=PATH")
+    parser.add_argument("--backend", choices=["local", "docker"], default="local")
     parser.add_argument("--only", help="rows of this repository")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each row, instead of the summary")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    services = Services(Settings())
+    services = Services(Settings(), arguments.backend)
     try:
         told = list(
             yields(services, arguments.labels, dict(one.split("=", 1) for one in arguments.repo), arguments.only)
@@ -63,37 +65,49 @@ def yields(services: Services, labels: Path, places: dict[str, str], only: str |
     rows = [row for row in rows if row["repo"] in places and only in (None, row["repo"])]
     rows = [{**row, "merge_sha": row["merge_sha"] or row["base_sha"]} for row in rows]  # a commit alone
     told = {name_of(row): {**row, "ended": "built", "detail": ""} for row in rows}
-    inputs = []
-    for row in rows:
-        git, name = services.git, name_of(row)
-        source = git.inspect_source(places[row["repo"]])
-        mirror = git.mirror(row["repo"], source)
-        commit = git.commits(mirror, [row["merge_sha"]])[row["merge_sha"]]
-        suite = suite_at(git, mirror, commit)
-        if isinstance(suite, str):
-            told[name] |= {"ended": "no_suite", "detail": suite}
-            continue
-        inputs.append(
-            PayloadInput(
-                pr_id=name, repo=row["repo"], url=source.location, asv_config=suite[0], benchmark_dir=suite[1],
-                base_sha=row["base_sha"], merge_sha=row["merge_sha"], merged_at=commit.committed_at,
-            )
-        )  # fmt: skip
-    inputs.sort(key=lambda one: one.merged_at)
+    inputs = payload_inputs(services, rows, places)
+    for name in told.keys() - {item.pr_id for item in inputs}:
+        told[name]["ended"] = "no suite"
     images = []
     for item, entry in zip(inputs, run(services, env_payloads_step(services), inputs), strict=True):
         if entry.record is None:
             told[item.pr_id] |= {"ended": f"env_payloads: {entry.reason}", "detail": entry.detail}
         else:
-            payload = {**item.model_dump(), **entry.record}
-            images.append(ImageInput.model_validate({name: payload[name] for name in ImageInput.model_fields}))
+            images.append(image_input(item, entry))
     built = run(services, images_step(services), images)
     for item, entry in zip(images, built, strict=True):
         if entry.record is None:
             told[item.pr_id] |= {"ended": f"images: {entry.reason}", "detail": entry.detail}
-        elif why := no_benchmark_runs(services, item, entry.record["import_names"]):
+        elif why := no_benchmark_runs(services, item, entry.record):
             told[item.pr_id] |= {"ended": "no benchmark runs", "detail": why}
     return list(told.values())
+
+
+def payload_inputs(services: Services, rows: Sequence[dict[str, Any]], places: dict[str, str]) -> list[PayloadInput]:
+    """Rows whose merge commit has a suite, in date order."""
+    inputs = []
+    for row in rows:
+        git = services.git
+        source = git.inspect_source(places[row["repo"]])
+        mirror = git.mirror(row["repo"], source)
+        commit = git.commits(mirror, [row["merge_sha"]])[row["merge_sha"]]
+        suite = suite_at(git, mirror, commit)
+        if isinstance(suite, str):
+            LOG.info("%s: %s", name_of(row), suite)
+            continue
+        inputs.append(
+            PayloadInput(
+                pr_id=name_of(row), repo=row["repo"], url=source.location, asv_config=suite[0], benchmark_dir=suite[1],
+                base_sha=row["base_sha"], merge_sha=row["merge_sha"], merged_at=commit.committed_at,
+            )
+        )  # fmt: skip
+    return sorted(inputs, key=lambda one: one.merged_at)
+
+
+def image_input(item: PayloadInput, entry: Entry) -> ImageInput:
+    """What a build reads, of a row and its payload."""
+    payload = {**item.model_dump(), **(entry.record or {})}
+    return ImageInput.model_validate({name: payload[name] for name in ImageInput.model_fields})
 
 
 def run(services: Services, step: Step[Any], items: Sequence[Any]) -> list[Entry]:
@@ -103,16 +117,17 @@ def run(services: Services, step: Step[Any], items: Sequence[Any]) -> list[Entry
     return advance(step, keyed, services.ledger, options, cancelled=services.cancelled, log=LOG)[0]
 
 
-def no_benchmark_runs(services: Services, item: ImageInput, import_names: list[str]) -> str:
+def no_benchmark_runs(services: Services, item: ImageInput, image: dict[str, Any]) -> str:
     """Why no case of the suite runs to its end on both sides; empty where one does."""
     settings = services.settings.measure
-    backend = local_backend(services)
-    step = MeasureStep(backend, services.sandboxes, services.blobs, settings, Path(), threading.Event())
-    sandbox = services.sandboxes.for_commits((item.base_sha, item.merge_sha))
-    pair = backend.pair(item.recipe(), item.url, lambda: sandbox)
+    backend, sandboxes = backend_of(services, services.backend), services.sandboxes_of(services.backend)
+    step = MeasureStep(backend, sandboxes, services.blobs, settings, Path(), threading.Event())
+    sandbox = sandboxes.for_commits((item.base_sha, item.merge_sha))
+    recipe = Recipe.model_validate_json(services.blobs.get(image["recipe_hash"]))
+    pair = backend.pair(recipe, item.url, lambda: sandbox, item.pr_id)
     asked = MeasureInput(
-        pr_id=item.pr_id, url=item.url, recipe_hash="", import_names=import_names, base_sha=item.base_sha,
-        merge_sha=item.merge_sha, backend="local",
+        pr_id=item.pr_id, url=item.url, recipe_hash="", import_names=image["import_names"], base_sha=item.base_sha,
+        merge_sha=item.merge_sha, backend=services.backend,
     )  # fmt: skip
     running: list[Running] = []
     base, head = (step._launch(pair, side, asked, 0, sandbox, running) for side in (pair.base, pair.head))

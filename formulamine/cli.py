@@ -26,7 +26,9 @@ from formulamine.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from formulamine.discover.registry import RegistryEntry
     from formulamine.redo import Redo
+    from formulamine.services.container import Backend
     from formulamine.services.git import Git
+    from formulamine.services.store import Tables
     from formulamine.story import Story
 
 DONE, COULD_NOT_FINISH, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -88,18 +90,12 @@ def month_argument(_: click.Context, __: click.Parameter, value: str) -> str:
         refuse(error)
 
 
-def backend_option(_: click.Context, __: click.Parameter, value: str) -> str:
-    """A backend that exists."""
-    if value != "local":
-        refuse(f"backend {value} does not exist yet: leave --backend out, or say local")
-    return value
-
-
 takes_month = click.argument("month", callback=month_argument)
-takes_backend = click.option(
-    "--backend", type=click.Choice(["local", "docker"]), default="local", callback=backend_option,
-    help="Where code is built and measured (docker: not yet).",
-)  # fmt: skip
+BACKENDS = click.Choice(["local", "docker"])
+takes_backend = click.option("--backend", type=BACKENDS, default="local", help="Where code is built and measured.")
+wants_backend = click.option(
+    "--backend", type=BACKENDS, help="Whose run is wanted: refuse where the tables show the other's."
+)
 takes_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 
 
@@ -125,7 +121,7 @@ def month(
     source: str,
     select: str | None,
     limit: int | None,
-    backend: str,
+    backend: Backend,
     trust: bool,
     force: bool,
     refresh: bool,
@@ -140,7 +136,7 @@ def month(
     settings = Settings()
     assets = selected(select)
     if only_plan:
-        show_plan(settings, month, limit, force)
+        show_plan(settings, month, backend, limit, force)
         return
     click.echo(f"state is in {settings.home}", err=True)
     register(settings, repos, file)
@@ -167,36 +163,59 @@ def month(
 
 @main.command()
 @takes_month
-@takes_backend
+@wants_backend
+@click.option("--by-repository", is_flag=True, help="Say what failed in each repository, also where there is only one.")
 @takes_json
-def funnel(month: str, backend: str, as_json: bool) -> None:
+def funnel(month: str, backend: Backend | None, by_repository: bool, as_json: bool) -> None:
     """How many came how far, why the rest stopped, cost, time."""
     from formulamine import lineage
     from formulamine.services.store import StoreError, Tables
 
     tables = Tables(Settings().home / "tables")
     try:
-        counts = lineage.funnel(month, tables)
+        counts, failed = lineage.funnel(month, tables), lineage.failures(month, tables)
+        backend_shown(month, backend, tables)
     except (lineage.UnknownMonth, StoreError) as error:
         refuse(error, COULD_NOT_FINISH)
     if as_json:
-        click.echo(lineage.to_json({"month": month, "assets": [asdict(one) for one in counts]}))
+        assets = [asdict(one) for one in counts]
+        click.echo(lineage.to_json({"month": month, "assets": assets, "by_repository": failed.by_repository}))
     else:
         click.echo(lineage.render_funnel(month, counts))
+        if by_repository or len(failed.by_repository) > 1:
+            click.echo("\n" + lineage.render_failures(failed))
+
+
+def backend_shown(month: str, wanted: Backend | None, tables: Tables) -> Backend:
+    """The backend of the last run, which is the one that the tables of a month show; refuses another."""
+    import polars as pl
+
+    images = tables.read("images", month)
+    if images is None:
+        return wanted or "local"
+    built = images.filter(pl.col("status") == "done").get_column("backend").unique().to_list()
+    shown: Backend = built[0] if len(built) == 1 else wanted or "local"
+    if wanted not in (None, shown):
+        refuse(
+            f"the tables of {month} show the run on {shown}: run `formulamine month {month} --backend {wanted}`, which "
+            "reuses what it knows",
+            COULD_NOT_FINISH,
+        )
+    return shown
 
 
 @main.command(name="lineage")
 @click.argument("pull_request", metavar="OWNER/NAME#123")
 @click.option("--why-not", "only_why", is_flag=True, help="Why it is in or out, in two sentences, and nothing else.")
 @click.option("--redo", "with_redo", is_flag=True, help="Say too what a run would do with it now, and why.")
-@takes_backend
+@wants_backend
 @takes_json
-def lineage_command(pull_request: str, only_why: bool, with_redo: bool, backend: str, as_json: bool) -> None:
+def lineage_command(pull_request: str, only_why: bool, with_redo: bool, backend: Backend | None, as_json: bool) -> None:
     """The story of one pull request."""
     from formulamine import story, telling
     from formulamine.discover.registry import RegistryError
     from formulamine.lineage import UnknownPullRequest, to_json
-    from formulamine.services.store import StoreError
+    from formulamine.services.store import StoreError, Tables
 
     pr_id = story.pr_id_of(pull_request)
     if pr_id is None:
@@ -204,7 +223,8 @@ def lineage_command(pull_request: str, only_why: bool, with_redo: bool, backend:
     settings = Settings()
     try:
         found = story.tell(pr_id, settings)
-        redone = redo_of(found, settings) if with_redo else []
+        shown = backend_shown(found.month, backend, Tables(settings.home / "tables"))
+        redone = redo_of(found, shown, settings) if with_redo else []
     except (UnknownPullRequest, RegistryError, StoreError) as error:
         refuse(error, COULD_NOT_FINISH)
     if as_json:
@@ -214,7 +234,7 @@ def lineage_command(pull_request: str, only_why: bool, with_redo: bool, backend:
         click.echo(story.why_not(found) if only_why else telling.for_terminal(found, redone))
 
 
-def redo_of(found: Story, settings: Settings) -> list[Redo]:
+def redo_of(found: Story, backend: Backend, settings: Settings) -> list[Redo]:
     """What a run would do with a pull request now."""
     import contextlib
 
@@ -223,7 +243,7 @@ def redo_of(found: Story, settings: Settings) -> list[Redo]:
     from formulamine.services.ledger import LedgerError
 
     try:
-        with contextlib.closing(Services(settings)) as services:
+        with contextlib.closing(Services(settings, backend)) as services:
             return redo(found.pr_id, found.repo, found.month, services)
     except LedgerError as error:
         refuse(error, COULD_NOT_FINISH)
@@ -231,13 +251,13 @@ def redo_of(found: Story, settings: Settings) -> list[Redo]:
 
 @main.command()
 @takes_month
-@takes_backend
+@wants_backend
 @takes_json
 @click.option(
     "--markdown", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Write a summary for a page, as that of a hosted CI.",
 )  # fmt: skip
-def check(month: str, backend: str, as_json: bool, markdown: Path | None) -> None:
+def check(month: str, backend: Backend | None, as_json: bool, markdown: Path | None) -> None:
     """Run the asset checks of a month; exit 1 if a blocking one fails."""
     from formulamine import lineage, report
     from formulamine.services.store import StoreError, Tables
@@ -257,7 +277,8 @@ def check(month: str, backend: str, as_json: bool, markdown: Path | None) -> Non
         counts = str(error)
     if missing := [name for name in TABLES if name not in made]:
         refuse(f"{', '.join(missing)} of {month} not made yet: run `formulamine month {month}`", COULD_NOT_FINISH)
-    evaluations = run_or_refuse(settings, "gates", month, None, {"backend": backend}, checks=True)
+    shown = backend_shown(month, backend, tables)
+    evaluations = run_or_refuse(settings, "gates", month, None, {"backend": shown}, checks=True)
     from formulamine.definitions import defs
 
     keys = defs.resolve_asset_graph().asset_check_keys
@@ -421,20 +442,24 @@ def run_or_refuse(
         refuse(error, COULD_NOT_FINISH)
 
 
-def show_plan(settings: Settings, month: str, limit: int | None, force: bool) -> None:
+def show_plan(settings: Settings, month: str, backend: Backend, limit: int | None, force: bool) -> None:
     """What a run of a month would do, from tables and ledger alone."""
     from formulamine import plan
     from formulamine.services.container import Services
 
     if not settings.home.exists():
         refuse(f"{settings.home} holds nothing yet, so nothing can be planned: run the month")
-    services = Services(settings)
+    services = Services(settings, backend)
     click.echo(plan.render(month, plan.plan(month, services, limit=limit, force=force)))
     services.close()
 
 
 def disk_fault(error: Exception, settings: Settings) -> str:
     """A full disk, or a database file that cannot be used, in one line; any other fault of a database as it is."""
+    from formulamine.build.room import NoRoom
+
+    if isinstance(error, NoRoom):
+        return str(error)
     told = str(getattr(error, "orig", error))
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if not full and "disk I/O error" in told:  # what SQLite says where there is no room beside its file
@@ -452,7 +477,10 @@ def show_funnel(settings: Settings, month: str) -> None:
     from formulamine.services.store import StoreError, Tables
 
     try:
-        counts = lineage.funnel(month, Tables(settings.home / "tables"))
+        tables = Tables(settings.home / "tables")
+        counts, failed = lineage.funnel(month, tables), lineage.failures(month, tables)
     except StoreError as error:  # of an asset that this run did not make
         refuse(error, COULD_NOT_FINISH)
     click.echo("\n" + lineage.render_funnel(month, counts))
+    if len(failed.by_repository) > 1:
+        click.echo("\n" + lineage.render_failures(failed))

@@ -5,11 +5,9 @@ in a tag which process it is, and whoever looks calls a run failed whose process
 another machine or container cannot be seen from here and is left alone.
 """
 
-import os
-import socket
-from pathlib import Path
-
 import dagster as dg
+
+from formulamine.services import processes
 
 PROCESS_TAG = "formulamine/process"
 SENSOR_EVERY_S = 30
@@ -23,7 +21,7 @@ UNFINISHED = [
 
 def process_tag() -> dict[str, str]:
     """The tag with which a run says that this process is it."""
-    return {PROCESS_TAG: f"{_place()} {_process(os.getpid())}"}
+    return {PROCESS_TAG: processes.this_process()}
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -34,34 +32,19 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        place, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
-        if place != _place() or process == _process(int(process.partition("@")[0])):
+        process = run.tags.get(PROCESS_TAG, "")
+        if processes.is_alive(process):
             continue
         last = instance.get_run_by_id(run.run_id)  # it may have ended well since it was listed
         if last is None or last.is_finished:
             continue
-        told = f"its process {process.partition('@')[0]} is gone: run the month again, it carries on from there"
+        told = f"its process {processes.number(process)} is gone: run the month again, it carries on from there"
         if last.status is dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(last, told)
         else:
             instance.report_run_failed(last, told)
         dead.append(run.run_id)
     return dead
-
-
-def _place() -> str:
-    """Where process numbers mean the same as here."""
-    return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid').strip('pid:[]')}"
-
-
-def _process(pid: int) -> str:
-    """A process that is there, by its number and the moment of its start, since numbers are used again."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return "" if state in "ZX" else f"{pid}@{rest[18]}-{boot}"
 
 
 @dg.sensor(

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import docker  # type: ignore[import-untyped]  # it ships no types
+import docker
 import sqlalchemy as sa
 
 from formulamine.discover.registry import Registry, RegistryError
@@ -227,15 +227,24 @@ def registry(examination: Examination) -> list[Finding]:
     return [Finding("repositories", State.OK, value, f"pull requests of {len(gone)} repositories" if gone else "")]
 
 
-def docker_engine(_: Examination) -> list[Finding]:
-    """A Docker engine, which nothing but deploy/ uses."""
+def docker_engine(examination: Examination) -> list[Finding]:
+    """A Docker engine and its client, which the docker backend and deploy/ use."""
+    docker_settings = examination.settings.docker
+    disables = "--backend docker"
     try:
         engine = docker.from_env(timeout=CONNECT_S)
         version = f"engine {engine.version()['Version']} answers"
+        tags = {tag for image in engine.images.list() for tag in image.tags}
         engine.close()
     except docker.errors.DockerException:
-        version = "no engine answers"
-    return [Finding("docker", State.NOT_USED, f"{version}; the docker backend does not exist yet")]
+        return [Finding("docker", State.NOT_USED, "no engine answers", disables, "start one, or set DOCKER_HOST")]
+    if shutil.which("docker") is None:
+        return [Finding("docker", State.MISSING, f"{version}, no client", disables, "install docker-cli or docker.io")]
+    pattern = re.escape(docker_settings.base_image).replace(re.escape("{python}"), r"3\.\d+")
+    here = sorted(tag for tag in tags if re.fullmatch(pattern, tag))
+    bases = f"base images here: {', '.join(here)}" if here else f"{docker_settings.base_image} is pulled when needed"
+    pushed = f"pushed to {docker_settings.registry}" if docker_settings.registry else "pushed nowhere"
+    return [Finding("docker", State.OK, f"{version}; {bases}; {pushed}")]
 
 
 def later(_: Examination) -> list[Finding]:

@@ -143,6 +143,8 @@ class Step(Generic[In]):
     workers: int = 1
     refresh: bool = False
     """Ask the world again although the outcome is settled."""
+    again: Callable[[In, Entry], bool] | None = None
+    """Whether a failed item may end otherwise by what the step has learned of others since; asked before and after."""
 
     def __post_init__(self) -> None:
         if len({path.name for path in self.data_files}) < len(self.data_files):
@@ -221,7 +223,12 @@ def advance(
     fingerprints = {key: step.fingerprint(item) for key, item in items}
     known = ledger.find(step.asset, fingerprints)
     now = datetime.now(UTC)
-    entries = {key: one for key, one in known.items() if not options.force and reusable(one, step.refresh, now)}
+    inputs = dict(items)
+    entries = {
+        key: one
+        for key, one in known.items()
+        if not options.force and reusable(one, step.refresh, now) and not _worth_again(step, inputs[key], one)
+    }
     tally = Tally(reused=len(entries))
     todo = [(key, item) for key, item in items if key not in entries]
     if options.limit is not None:
@@ -235,9 +242,16 @@ def advance(
         tally.computed += 1
 
     _compute(step, todo, fingerprints, options.run_id, keep, cancelled, log, total=len(items))
+    if second := [(key, item) for key, item in items if _worth_again(step, item, entries[key])]:
+        tally.reused -= len({key for key, _ in second} - {key for key, _ in todo})
+        _compute(step, second, fingerprints, options.run_id, keep, cancelled, log, total=len(items))
     ordered = [entries[key] for key, _ in items]
     tally.reasons.update(f"{entry.status}({entry.reason})" if entry.reason else entry.status for entry in ordered)
     return ordered, tally
+
+
+def _worth_again(step: Step[In], item: In, entry: Entry) -> bool:
+    return entry.status == Status.FAILED and step.again is not None and step.again(item, entry)
 
 
 def reusable(entry: Entry, refresh: bool, now: datetime) -> bool:

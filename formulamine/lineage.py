@@ -31,6 +31,17 @@ class AssetCount:
     cost_usd: float = 0.0
 
 
+@dataclass(frozen=True)
+class Failures:
+    """Failed rows of a month, for each of its repositories: by asset, and there by reason, the most frequent first."""
+
+    by_repository: dict[str, dict[str, dict[str, int]]]
+
+    def total(self, repository: str) -> int:
+        """How many failed in one repository."""
+        return sum(count for reasons in self.by_repository[repository].values() for count in reasons.values())
+
+
 class UnknownMonth(Exception):
     """Nothing was ever made of a month."""
 
@@ -63,6 +74,30 @@ def funnel(month: str, tables: Tables) -> list[AssetCount]:
     if not counts:
         raise UnknownMonth(f"nothing was made of {month} yet: run `formulamine month {month}`")
     return counts
+
+
+def failures(month: str, tables: Tables) -> Failures:
+    """What failed, repository by repository: those with the most failures first, those without any last."""
+    found: dict[str, dict[str, Counter[str]]] = {}
+    repository_of: dict[str, str] = {}
+    for name, table in TABLES.items():
+        frame = tables.read(name, month)
+        if frame is None:
+            continue
+        if "repo" in frame.columns and table.key == "pr_id":
+            repository_of |= dict(frame.select("pr_id", "repo").filter(pl.col("repo").is_not_null()).iter_rows())
+        for key, status, reason in frame.select(table.key, "status", "reason").iter_rows():
+            repo = key if table.key == "repo" else repository_of.get(key) or _repository_in(key)
+            reasons = found.setdefault(repo, {}).setdefault(name, Counter())
+            reasons.update([reason or "unknown"] if status == Status.FAILED else [])
+    counted = Failures(
+        {
+            repo: {name: _by_count(reasons) for name, reasons in assets.items() if reasons}
+            for repo, assets in found.items()
+        }
+    )
+    order = sorted(counted.by_repository, key=lambda repo: (-counted.total(repo), repo))
+    return Failures({repo: counted.by_repository[repo] for repo in order})
 
 
 def spine(month: str, tables: Tables) -> pl.DataFrame:
@@ -135,14 +170,45 @@ def render_funnel(month: str, counts: list[AssetCount]) -> str:
     return "\n".join(lines)
 
 
+def render_failures(found: Failures) -> str:
+    """Failures by repository for a terminal; repositories without any are counted in the last line."""
+    failed = [repo for repo in found.by_repository if found.total(repo)]
+    lines = [f"{'failed, by repository':<22}{'rows':>6}  why"]
+    for repo in failed:
+        assets = found.by_repository[repo]
+        told = "; ".join(
+            f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            for name, reasons in assets.items()
+        )
+        total = found.total(repo)
+        # A name that is too long for its column moves what follows it.
+        lines.append(
+            textwrap.fill(
+                f"{repo:<22}{total:>6}  {told}", 100, subsequent_indent=" " * 30, break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )  # fmt: skip
+    if rest := len(found.by_repository) - len(failed):
+        lines.append(f"nothing failed in {rest} {'repository' if rest == 1 else 'repositories'}")
+    return "\n".join(lines)
+
+
 def to_json(value: object) -> str:
     """One JSON object, with times as ISO 8601."""
     return json.dumps(value, indent=2, default=datetime.isoformat)
 
 
 def _counted(frame: pl.DataFrame, column: str) -> dict[str, int]:
-    counts = Counter(frame[column].drop_nulls().to_list())
+    return _by_count(Counter(frame[column].drop_nulls().to_list()))
+
+
+def _by_count(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+
+
+def _repository_in(pr_id: str) -> str:
+    """Repository of a pull request that no table names: an owner has no underscore in a row, a name may."""
+    return pr_id.rpartition("-")[0].replace("__", "/", 1)
 
 
 def _duration(seconds: float) -> str:

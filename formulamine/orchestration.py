@@ -52,7 +52,7 @@ class MonthRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
     refresh: bool = Field(default=False, description="ask the sources of repositories again, of closed months too")
     partial: bool = Field(default=False, description="release although items are open, and list them")
     trust: bool = Field(default=False, description="accept sandbox limits that this machine cannot enforce")
-    backend: Literal["local"] = Field(default="local", description="where code is built and measured")
+    backend: Literal["local", "docker"] = Field(default="local", description="where code is built and measured")
     source: Literal["git"] = Field(default="git", description="where pull requests come from")
     select: list[str] = Field(default=[], description="only these assets; the others stay as they are. Empty: all")
 
@@ -65,7 +65,7 @@ class MonthRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
         from formulamine.demo.sample import commit_ids
 
         settings = Settings()
-        services = Services(settings, trust=self.trust, is_ours=lambda commit: commit in commit_ids())
+        services = Services(settings, self.backend, self.trust, is_ours=lambda commit: commit in commit_ids())
         run = context.run
         assert run is not None
         assert context.instance is not None

@@ -7,11 +7,17 @@ not change an answer (workers, paths, limits of a run) stands in groups that no 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# Models of a task, cheap ones first: "openai:gpt-5-mini, anthropic:claude-opus-5-5".
+CHAIN = r"^\s*((openai|anthropic):[^\s,]+\s*(,\s*(openai|anthropic):[^\s,]+\s*)*)?$"
 
 
 class SettingsError(Exception):
@@ -55,6 +61,7 @@ class ResolveSettings(_Group):
     """What decides an interpreter and its pins."""
 
     min_python: str = Field("3.8", pattern=r"^3\.\d+$", description="oldest series tried; the paper")
+    max_python: str = Field("", pattern=r"^(3\.\d+)?$", description="youngest series tried; empty: any")
 
 
 class BuildSettings(_Group):
@@ -62,6 +69,34 @@ class BuildSettings(_Group):
 
     build_timeout_s: int = Field(1800, ge=1, description="seconds of one build command; Harbor adapter")
     build_memory_mb: int = Field(8192, ge=128, description="total memory of one build, megabytes")
+
+
+class DockerSettings(_Group):
+    """The docker backend. The engine is the one that DOCKER_HOST names."""
+
+    base_image: str = Field(
+        "python:{python}-bookworm",
+        description="image below all others; {python} is the series; with git, a compiler and Python's headers",
+    )
+    docker_network: str = Field("bridge", description="network of steps that install; the others have none")
+    registry: str = Field("", description="where images are pushed, as registry.example.org/name; empty: nowhere")
+
+    def image_of(self, series: str) -> str:
+        """The base image of an interpreter series."""
+        return self.base_image.replace("{python}", series)
+
+
+class DiskSettings(_Group):
+    """Room on the disk. No step names this group: what was removed is made again, and is the same."""
+
+    min_free_mb: int = Field(
+        2048, ge=0, description="megabytes that must be free where a build starts: one build and its layers"
+    )
+    cache_ceiling_mb: int = Field(
+        51_200,
+        ge=0,
+        description="megabytes of environments, trees, suites and images kept, least recently used go first; 0: any",
+    )
 
 
 class MeasureSettings(_Group):
@@ -75,6 +110,33 @@ class MeasureSettings(_Group):
     control_cases: int = Field(2, ge=0, description="benchmark cases measured base against base, each pull request")
     benchmark_timeout_s: int = Field(60, ge=1, description="seconds of one benchmark case; ASV")
     measure_memory_mb: int = Field(8192, ge=128, description="total memory of one side, megabytes")
+
+
+class LlmSettings(_Group):
+    """Which models are asked, how, and for how much; a key comes from OPENAI_API_KEY or ANTHROPIC_API_KEY.
+
+    No step names this group: what decides an answer enters fingerprints by `Llm.decides`.
+    """
+
+    judge_models: str = Field(
+        "", pattern=CHAIN, description='classification: "provider:model" by comma, cheap ones first; empty: by rules'
+    )
+    statement_models: str = Field("", pattern=CHAIN, description="problem statements, likewise; empty: by rules")
+    repair_models: str = Field("", pattern=CHAIN, description="failed builds, likewise; empty: nothing is repaired")
+    repair_turns: int = Field(10, ge=1, description="changes of a recipe that one failed build may take; the paper")
+    repair_budget_usd: float = Field(1.0, ge=0, description="dollars that one failed build may take")
+    llm_budget_usd: float = Field(10.0, ge=0, description="dollars that one run may spend on models")
+    llm_budget_tokens: int = Field(10_000_000, ge=0, description="tokens that one run may spend, in and out")
+    llm_timeout_s: int = Field(120, ge=1, description="seconds of one request")
+    llm_retries: int = Field(3, ge=0, description="further tries of a request that failed for the server; fc-data")
+    llm_repairs: int = Field(2, ge=0, description="times that a model may mend an answer that cannot be read")
+    llm_max_wait_s: int = Field(3600, ge=0, description="seconds that a rate limit is waited for; fc-data")
+    llm_max_output_tokens: int = Field(8192, ge=1, description="tokens of one answer, what a model thinks included")
+    openai_base_url: str = Field("", description="any server that speaks OpenAI's protocol; empty: OPENAI_BASE_URL")
+    openai_mode: Literal["tools", "json_schema"] = Field(
+        "tools", description="how a server of that protocol is asked for a typed answer"
+    )
+    anthropic_base_url: str = Field("", description="the same for Anthropic's; empty: ANTHROPIC_BASE_URL")
 
 
 class ReleaseSettings(_Group):
@@ -103,7 +165,10 @@ class Settings:
             self.sieve = SieveSettings()
             self.resolve = ResolveSettings()
             self.build = BuildSettings()
+            self.docker = DockerSettings()
+            self.disk = DiskSettings()
             self.measure = MeasureSettings()
+            self.llm = LlmSettings()
             self.release = ReleaseSettings()
         except ValidationError as error:
             first = error.errors()[0]
@@ -128,3 +193,36 @@ class Settings:
     def cores(self) -> int:
         """Cores that this process may use."""
         return len(os.sched_getaffinity(0))
+
+    @property
+    def build_workers(self) -> int:
+        """Builds at a time: at most one a core, and no more than fit in memory."""
+        fit = memory_mb() // self.build.build_memory_mb
+        return max(1, min(self.workers.build_workers, self.cores, fit))
+
+
+def memory_mb(system: Path = Path("/")) -> int:
+    """Total memory that this process may use: what the machine has, or what its control group leaves of that."""
+    (total,) = (
+        int(line.split()[1]) // 1024
+        for line in (system / "proc/meminfo").read_text().splitlines()
+        if line.startswith("MemTotal:")
+    )
+    return min([total, *(limit // 2**20 for limit in _memory_limits(system))])
+
+
+def _memory_limits(system: Path) -> Iterator[int]:
+    """Limits of the control group of this process and of those above it, in either version of the interface."""
+    mount = system / "sys/fs/cgroup"
+    for line in (system / "proc/self/cgroup").read_text().splitlines():
+        _, controllers, own = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, name = (mount / "memory", "memory.limit_in_bytes") if controllers else (mount, "memory.max")
+        # In a container the path may be the host's, and only its last part, or none, is seen here.
+        group = Path(own.lstrip("/"))
+        for folder in {top, *(top / one for one in (group, *group.parents))}:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                told = (folder / name).read_text().strip()
+                if told.isdigit():  # else "max"
+                    yield int(told)

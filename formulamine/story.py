@@ -34,7 +34,8 @@ NEAREST = 4
 _LOG = re.compile(r";? ?log: blob ([0-9a-f]{64})")
 # Fields that name a blob, a tree or a release, and what a person calls them.
 HASHES = {
-    "patch_sha256": "patch", "recipe_hash": "recipe", "raw_sha256": "samples", "base_digest": "base image",
+    "patch_sha256": "patch", "recipe_hash": "recipe", "manifest_sha256": "manifest", "raw_sha256": "samples",
+    "base_digest": "base image",
     "measure_digest": "measured image", "release_version": "release",
 }  # fmt: skip
 # Fields that say which version of something decided.
@@ -221,6 +222,7 @@ def _facts(story: Story) -> dict[str, Any]:
         "yes_from": f"{judge_rules().yes_from:g}",
         "pins": len(seen.get("pins") or []),
         "build_pins": len(seen.get("build_pins") or []),
+        "python": seen.get("python_version") or "3",
         "merge_sha": str(seen.get("merge_sha"))[:12],
         "best": f"its best benchmark {best}" if best else "none of its benchmarks ran",
         "best_so_far": f", and its best benchmark {best}" if best else "",
@@ -287,7 +289,10 @@ def _evidence(row: Mapping[str, Any]) -> list[str]:
         case "env_payloads" if done:
             return [f"{_counted(row['pins'], 'pin')} as of {row['cutoff'][:10] or 'now'} ({row['cutoff_rung']})"]
         case "images" if done:
-            return [f"{row['benchmarks_discovered']} benchmarks, {row['bytes'] / 1e3:,.0f} kB, {row['route']}"]
+            tries = f" at the {row['attempts']}. try" if row["attempts"] > 1 else ""
+            told = [f"{row['benchmarks_discovered']} benchmarks, {row['bytes'] / 1e3:,.0f} kB, {row['route']}{tries}"]
+            told += [f"otherwise than its payload: {row['adaptation']}"] if row["adaptation"] else []
+            return [*told, f"holds: {', '.join(row['rules'])}"]
         case "speedup_measurements" if row["verdict"]:
             counted = f"{row['screened']} screened, {row['kept']} kept, {row['confirmed']} confirmed"
             slower = [f"slower: {name}" for name in row["regressions"]]

@@ -194,7 +194,10 @@ class Image(Record):
     """How its recipe was come by."""
     recipe_hash: str
     """Blob of the recipe: both commits, interpreter, pins, suite."""
+    adaptation: str
+    """What the recipe has otherwise than its payload gives, as JSON; empty where nothing."""
     attempts: int
+    """Recipes that were tried."""
     bytes: int
     """Size of what ships."""
     import_names: list[str]
@@ -210,8 +213,14 @@ class Image(Record):
     pins_installed: int
     benchmarks_discovered: int
     """Time benchmarks of the suite."""
+    benchmarks_in_source: int
+    """Time benchmarks that the suite's files name."""
     suite_import_errors: list[str]
     """Modules of the suite that do not import, and why."""
+    rules: list[str]
+    """Rules of verification that both sides passed."""
+    manifest_sha256: str
+    """Blob of what was found, written outside of the build."""
     limits: list[str]
     """Sandbox limits that held during the build."""
 
@@ -341,6 +350,7 @@ MEASURED_COLUMNS: dict[str, tuple[str, ...]] = {
         "status", "detail", "number", "rounds", "speedup", "ci_low", "ci_high", "base_seconds", "head_seconds",
         "wall_speedup", "decision",
     ),
+    "images": ("route", "attempts"),
     "problem_statements": ("statement",),
     "published_release": ("release_version", "published_at"),
 }  # fmt: skip

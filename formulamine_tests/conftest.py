@@ -12,6 +12,7 @@ import uv
 
 from formulamine.services.sandbox import Isolation
 from formulamine_tests.browser.page import why_no_browser
+from formulamine_tests.docker.engine import why_no_docker, why_no_registry
 from formulamine_tests.services.postgres import why_no_postgres
 
 
@@ -35,6 +36,8 @@ SERVICES = {
     "network": why_no_network,
     "postgres": why_no_postgres,
     "browser": why_no_browser,
+    "docker": why_no_docker,
+    "registry": why_no_registry,
 }
 
 

@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from formulamine.cli import main
 from formulamine.lineage import (
     AssetCount,
+    Failures,
     UnknownMonth,
     UnknownPullRequest,
+    failures,
     funnel,
+    render_failures,
     render_funnel,
     spine,
     to_json,
@@ -80,6 +85,62 @@ class TestFunnel:
         assert [line.split()[0] for line in lines[2:]] == list(TABLES)
         assert "1 docs_only" in lines[4]
         assert "7min" in lines[8]
+
+
+class TestFailures:
+    def test_they_are_counted_for_each_repository_most_first(self, tables: Tables) -> None:
+        records = {name: record_of(table.record, name) for name, table in TABLES.items()}
+        write(tables, "repositories", [repository("o/gone", "failed"), repository("o/r"), repository("a-b/c__d-e")])
+        write(tables, "pull_requests", [visit("o/r", 1, 2), visit("a-b/c__d-e", 1, 2, 3, 4)])
+        write(tables, "env_payloads", [
+            entry("a-b__c__d-e-1", status="failed", reason="unresolvable"),
+            entry("o__r-1", status="deferred", reason="limit"),
+        ])  # fmt: skip
+        write(tables, "images", [
+            entry("a-b__c__d-e-2", status="failed", reason="timeout"),
+            *(entry(f"a-b__c__d-e-{n}", status="failed", reason="build_failed") for n in (3, 4)),
+            entry("o__r-1", status="rejected", reason="limit"), entry("o__r-2", records["images"]),
+        ])  # fmt: skip
+        found = failures(MONTH, tables).by_repository
+        assert found == {
+            "a-b/c__d-e": {"env_payloads": {"unresolvable": 1}, "images": {"build_failed": 2, "timeout": 1}},
+            "o/gone": {"repositories": {"unreachable": 1}},
+            "o/r": {},
+        }
+        assert list(found) == ["a-b/c__d-e", "o/gone", "o/r"]
+        assert list(found["a-b/c__d-e"]["images"]) == ["build_failed", "timeout"]
+
+    def test_a_row_that_no_table_of_pull_requests_has_counts_too(self, tmp_path: Path) -> None:
+        tables = Tables(tmp_path)
+        write(tables, "images", [entry("my-org__a__b-12", status="failed", reason="timeout")])
+        assert failures(MONTH, tables).by_repository == {"my-org/a__b": {"images": {"timeout": 1}}}
+
+    def test_they_are_as_many_as_the_funnel_says(self, tables: Tables) -> None:
+        told = failures(MONTH, tables)
+        assert sum(map(told.total, told.by_repository)) == sum(
+            one.status.get("failed", 0) for one in funnel(MONTH, tables)
+        )
+
+    def test_a_person_reads_a_line_for_each_repository(self) -> None:
+        found = Failures({"o/r": {"images": {"build_failed": 2, "timeout": 1}}, "o/s": {}, "o/t": {}})
+        assert render_failures(found).splitlines()[1:] == [
+            "o/r                        3  images: 2 build_failed, 1 timeout",
+            "nothing failed in 2 repositories",
+        ]
+        assert render_failures(Failures({"o/s": {}})).splitlines()[1:] == ["nothing failed in 1 repository"]
+
+    @pytest.mark.parametrize(
+        ("repositories", "flag", "shown"), [(2, [], True), (1, [], False), (1, ["--by-repository"], True)]
+    )
+    def test_the_command_tells_them_of_several_repositories_or_when_asked(
+        self, home: Path, repositories: int, flag: list[str], shown: bool
+    ) -> None:
+        write(Tables(home / "tables"), "repositories", [repository(f"o/r{n}", "failed") for n in range(repositories)])
+        told = CliRunner().invoke(main, ["funnel", MONTH, *flag]).output
+        assert ("failed, by repository" in told) == shown
+        read = json.loads(CliRunner().invoke(main, ["funnel", MONTH, "--json"]).output)
+        assert list(read) == ["month", "assets", "by_repository"]
+        assert read["by_repository"] == {f"o/r{n}": {"repositories": {"unreachable": 1}} for n in range(repositories)}
 
 
 class TestSpine:

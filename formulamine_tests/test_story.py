@@ -92,6 +92,7 @@ def answer(asset: str, number: int) -> Outcome:
                 backend="local", base_digest="tree:sha256:1", measure_digest="tree:sha256:2", route="default",
                 recipe_hash="c" * 64, attempts=1, bytes=1200, import_names=["tallybook"], base_import_path="",
                 head_import_path="", base_version="1", head_version="1", pins_installed=1, benchmarks_discovered=8,
+                benchmarks_in_source=8, adaptation="", rules=["commits"], manifest_sha256="0" * 64,
                 suite_import_errors=[], limits=[],
             ))  # fmt: skip
         case "speedup_measurements":

@@ -5,17 +5,19 @@ import polars as pl
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from formulamine.build import facts
+from formulamine.build import digests
+from formulamine.build.cascade import Adaptation, adapted
 from formulamine.build.images import ImageInput
+from formulamine.build.pair import Digests, Pair
 from formulamine.build.payloads import PayloadInput, PayloadReason
 from formulamine.build.reasons import ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.build.steps import (
     ENV_PAYLOADS_VERSION,
     IMAGES_VERSION,
+    backend_of,
     env_payloads_step,
     images_step,
-    local_backend,
 )
 from formulamine.checks import done_rows, read_table, rule, table_rules
 from formulamine.orchestration import Found, MonthRun, advance_month, month_asset
@@ -62,8 +64,10 @@ def pins_are_exact(month: str, services: Services) -> Found:
         present = [name for name in row["acceptable_pythons"] if name in services.resolver.interpreters]
         if row["python_version"] not in row["acceptable_pythons"] or present[:1] != [row["python_version"]]:
             wrong.append(f"{row['pr_id']}: Python {row['python_version']} is not the first acceptable one here")
-        if Version(row["python_version"]) not in SpecifierSet(f">={services.settings.resolve.min_python}"):
-            wrong.append(f"{row['pr_id']}: Python {row['python_version']} is below the floor")
+        floor, ceiling = services.settings.resolve.min_python, services.settings.resolve.max_python
+        allowed = SpecifierSet(f">={floor},<={ceiling}" if ceiling else f">={floor}")
+        if Version(row["python_version"]) not in allowed:
+            wrong.append(f"{row['pr_id']}: Python {row['python_version']} is not within {allowed}")
     return Found.of(wrong, fine="pins are exact")
 
 
@@ -93,27 +97,34 @@ def facts_agree(month: str, services: Services) -> Found:
             wrong.append(f"{row['pr_id']} has no recipe: {error}")
             continue
         item = ImageInput.model_validate({name: row[name] for name in ImageInput.model_fields})
-        if recipe != item.recipe():
+        change = Adaptation.model_validate_json(row["adaptation"] or "{}")
+        if recipe != adapted(item.recipe(), change):
             wrong.append(f"{row['pr_id']}: the recipe is not that of its row")
-        if row["pins_installed"] != len(row["pins"]):
-            wrong.append(f"{row['pr_id']}: {row['pins_installed']} pins installed, {len(row['pins'])} asked for")
-        pair = local_backend(services).standing(recipe)
-        if pair is not None and facts.base_digest(pair) != (row["base_digest"], row["bytes"]):
-            wrong.append(f"{row['pr_id']}: the base side is no longer what was built")
-        elif pair is not None and facts.measure_digest(pair)[0] != row["measure_digest"]:
-            wrong.append(f"{row['pr_id']}: the head side or the suite is no longer what was built")
+        if row["pins_installed"] != len(recipe.pins):
+            wrong.append(f"{row['pr_id']}: {row['pins_installed']} pins installed, {len(recipe.pins)} asked for")
+        backend = backend_of(services, row["backend"])
+        pair = backend.standing(recipe)
+        digests = Digests(row["base_digest"], row["measure_digest"], row["bytes"])
+        if pair is not None and (unlike := backend.unlike(pair, digests)):
+            wrong.append(f"{row['pr_id']}: {unlike}")
     return Found.of(wrong, fine="rows, recipes and trees agree")
 
 
 def no_head_in_base(month: str, services: Services) -> Found:
     """No content that only head has stands in what ships."""
     wrong = []
-    for row in joined("speedup_measurements", month, services.tables):
-        item = ImageInput.model_validate({name: row[name] for name in ImageInput.model_fields})
-        pair = local_backend(services).standing(item.recipe())
-        if pair is not None:
-            leaked = facts.head_in_base(pair, facts.head_only(services.git, item.repo, item.url, pair.recipe))
-            wrong += [f"{row['pr_id']}: {path} holds content of head" for path in leaked]
+    rows = joined("speedup_measurements", month, services.tables)
+    for name in sorted({row["backend"] for row in rows}):
+        backend = backend_of(services, name)
+        asked: list[tuple[str, Pair, set[str]]] = []
+        for row in rows:
+            item = ImageInput.model_validate({field: row[field] for field in ImageInput.model_fields})
+            recipe = adapted(item.recipe(), Adaptation.model_validate_json(row["adaptation"] or "{}"))
+            if row["backend"] == name and (pair := backend.standing(recipe)) is not None:
+                only = digests.head_only(services.git, item.repo, item.url, pair.recipe)
+                asked.append((item.pr_id, pair, set(only)))
+        for (pr_id, _, _), paths in zip(asked, backend.holding([one[1:] for one in asked]), strict=True):
+            wrong += [f"{pr_id}: {path} holds content of head" for path in paths]
     return Found.of(wrong, fine="no byte of head ships")
 
 

@@ -1,7 +1,8 @@
-"""The local backend: environments and built trees as folders, made under the sandbox.
+"""Carrying out a recipe: environments, built trees and suites as folders of a cache.
 
-Here belongs carrying out a recipe on this machine. What a recipe says is decided in `payloads.py`; whether what was
-built is what it claims to be is asked in `facts.py`.
+Here belongs what every backend does, in which order. What one does in its own way is at the end of `Backend` and in
+`local.py` and `docker.py`. What a recipe says is decided in `payloads.py`; whether what was built is what it claims to
+be is asked in `facts.py`.
 """
 
 from __future__ import annotations
@@ -10,101 +11,90 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from formulamine.build import backend_hooks
-from formulamine.build.cache import key_of, made, ready, remove
+from formulamine.build.cache import key_of, remove
 from formulamine.build.declarations import BuildSystem, build_system, parse_pyproject
 from formulamine.build.failures import build_failure, last_line
+from formulamine.build.pair import Digests, Pair, Seen, Side
 from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.build.recipe import Recipe
+from formulamine.build.room import Room
 from formulamine.services.git import Git
 from formulamine.services.git_process import CommandFailed
 from formulamine.services.resolver import InstallFailed, Interpreter, Resolver
 from formulamine.services.sandbox import Command, Sandbox
-from formulamine.settings import BuildSettings
+from formulamine.settings import BuildSettings, DiskSettings
 
 HOOKS = Path(backend_hooks.__file__)
 # What the harness needs beside the environment under test, never from it: a project may bring another version.
 TOOLS = ("asv-runner==0.3.2",)
 
 
-@dataclass(frozen=True)
-class Side:
-    """One built side: environment, package in front of it, and the sources it came from."""
-
-    commit: str
-    environment: Path
-    tree: Path
-    site: Path
-    interpreter: Interpreter
-
-    @property
-    def python(self) -> Path:
-        """Python of the environment."""
-        return self.environment / "bin" / "python"
-
-    @property
-    def readable(self) -> tuple[Path, ...]:
-        """What a command on this side must see."""
-        return (self.interpreter.prefix, self.environment, self.tree.parent)
+WORK = "/opt/formulamine/work"
+"""Where a build sees its folders, on a backend that has fixed places."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Both sides of a pull request and the suite of its merge commit that measures them."""
-
-    recipe: Recipe
-    base: Side
-    head: Side
-    suite_parent: Path
-    suite: str
-    tools: Path
-
-
-class LocalBackend:
+class Backend(ABC):
     """Builds recipes into folders of a cache."""
 
+    name: Literal["local", "docker"]
+    installs_packages: bool
+    """Whether a recipe's system packages are installed where they are missing."""
+
     def __init__(
-        self, cache: Path, git: Git, resolver: Resolver, settings: BuildSettings, cancelled: threading.Event
+        self,
+        cache: Path,
+        git: Git,
+        resolver: Resolver,
+        settings: BuildSettings,
+        disk: DiskSettings,
+        cancelled: threading.Event,
     ) -> None:
         self._cache = cache
         self._cancelled = cancelled
         self._git = git
         self._resolver = resolver
         self._settings = settings
+        self._room = Room(cache, disk, cancelled)
 
-    def pair(self, recipe: Recipe, url: str, sandbox: Callable[[], Sandbox]) -> Pair:
+    def pair(self, recipe: Recipe, url: str, sandbox: Callable[[], Sandbox], pr_id: str) -> Pair:
         """Both sides of a recipe, built where they are missing.
 
         Args:
             recipe: what to build.
             url: where the repository is, should its mirror be gone.
             sandbox: where code of the repository runs.
+            pr_id: whose recipe it is, for people who look at what was made.
 
         Raises:
             BuildFailed: a side does not build.
             IndexUnreachable: the index did not answer.
             NoSandbox: this code may not run here.
         """
+        self._room.uses.let_go_of_all()  # of the item before: a thread works on one at a time
         for commit in (recipe.base_sha, recipe.merge_sha):
             self._make_side(recipe, url, commit, sandbox)
         self._make_suite(recipe, url)
         self._make_tools(recipe.python_version, sandbox)
-        return self._located(recipe)
+        return self._finished(self._located(recipe), pr_id)
 
     def standing(self, recipe: Recipe) -> Pair | None:
         """Both sides of a recipe where everything of them still stands, else None. Makes nothing."""
-        if recipe.python_version not in self._resolver.interpreters:
+        if not self.offers(recipe.python_version):
             return None
         pair = self._located(recipe)
         folders = [side.tree.parent for side in (pair.base, pair.head)]
         folders += [pair.base.environment, pair.head.environment, pair.suite_parent.parent]
-        return pair if all(map(ready, folders)) else None
+        return pair if all(map(self._room.standing, folders)) else None
 
-    def environment(self, key: str, pins: Sequence[str], series: str, sandbox: Callable[[], Sandbox]) -> Path:
+    def environment(
+        self, key: str, pins: Sequence[str], series: str, sandbox: Callable[[], Sandbox], packages: Sequence[str] = ()
+    ) -> Path:
         """An environment with pins and nothing else, shared by all that need the same.
 
         Raises:
@@ -113,16 +103,18 @@ class LocalBackend:
 
         def make(folder: Path) -> None:
             try:
-                self._resolver.make_environment(pins, series, folder, sandbox)
+                self._install(pins, series, folder, sandbox, packages)
             except InstallFailed as error:
                 raise BuildFailed(ImageReason.INSTALL_FAILED, last_line(str(error)), str(error)) from error
 
-        return made(self._cache / "environments" / key, make, self._cancelled)
+        return self._room.made(self._cache / "environments" / key, make)
 
-    def build_environment(self, build_pins: Sequence[str], series: str, sandbox: Callable[[], Sandbox]) -> Path:
+    def build_environment(
+        self, build_pins: Sequence[str], series: str, sandbox: Callable[[], Sandbox], packages: Sequence[str] = ()
+    ) -> Path:
         """The environment in which wheels are built, apart from the one that ships."""
-        interpreter = self._resolver.interpreters[series]
-        return self.environment(key_of("build", interpreter.version, sorted(build_pins)), build_pins, series, sandbox)
+        key = key_of("build", self.identity(series), sorted(build_pins), list(packages))
+        return self.environment(key, build_pins, series, sandbox, packages)
 
     def call_hook(
         self,
@@ -134,6 +126,8 @@ class LocalBackend:
         series: str,
         environment_variables: dict[str, str],
         sandbox: Sandbox,
+        config_settings: Mapping[str, str] | None = None,
+        packages: Sequence[str] = (),
     ) -> object:
         """Ask a build backend, in the sandbox and without network.
 
@@ -146,24 +140,36 @@ class LocalBackend:
             series: of the interpreter.
             environment_variables: of the ASV matrix.
             sandbox: where it runs.
+            config_settings: of the backend.
+            packages: system packages of the recipe.
 
         Raises:
             BuildFailed: the backend failed, or ran out of time or memory.
         """
         output = tree.parent / "wheels"
         output.mkdir(exist_ok=True)
-        arguments = [system.backend, ":".join(system.backend_path), hook, str(output)]
+        seen = self._seen(tree=tree, wheels=output, hooks=HOOKS, environment=build_environment)
+        python = f"{seen[build_environment]}/bin"
+        arguments = [
+            system.backend,
+            ":".join(system.backend_path),
+            hook,
+            seen[output],
+            json.dumps(dict(config_settings or {})),
+        ]
         result = sandbox.run(
             Command(
-                [str(build_environment / "bin" / "python"), str(HOOKS), *arguments],
-                readable=(self._resolver.interpreters[series].prefix, build_environment, HOOKS),
+                [f"{python}/python", seen[HOOKS], *arguments],
+                readable=(*self._needed(series, build_environment), HOOKS),
                 writable=(tree, output),
+                inside=seen,
+                image=self._image(build_environment, series, packages),
                 environment={
                     **environment_variables,
-                    "PATH": f"{build_environment / 'bin'}:/usr/bin:/bin",
+                    "PATH": f"{python}:/usr/local/bin:/usr/bin:/bin",
                     "SOURCE_DATE_EPOCH": "1577836800",
                 },
-                cwd=tree / package_root,
+                cwd=Path(seen[tree], package_root),
                 timeout_s=self._settings.build_timeout_s,
                 memory_mb=self._settings.build_memory_mb,
             )
@@ -177,15 +183,23 @@ class LocalBackend:
             raise BuildFailed(ImageReason.BUILD_FAILED, f"{hook} answered what is no JSON", result.output) from error
         return answer
 
-    def checkout(self, repo: str, url: str, commit: str, destination: Path) -> Path:
-        """The sources of a commit as a repository of one commit, with the nearest tag, so that versions are found.
+    def checkout(self, repo: str, url: str, commit: str, destination: Path, *, tagged: bool = True) -> Path:
+        """The sources of a commit as a repository of one commit.
+
+        Args:
+            repo: whose.
+            url: where it is, should its mirror be gone.
+            commit: which.
+            destination: a folder that is not there yet.
+            tagged: with the nearest tag, so that a build finds its version; what ships has none.
 
         Raises:
             BuildFailed: the commit holds what git refuses to write.
         """
         mirror = self._git.open(repo, url)
         try:
-            self._git.checkout(mirror, commit, destination, self._git.describe_tag(mirror, commit))
+            tag = self._git.describe_tag(mirror, commit) if tagged else None
+            self._git.checkout(mirror, commit, destination, tag)
         except CommandFailed as error:
             raise BuildFailed(ImageReason.BAD_TREE, str(error)) from error
         return destination
@@ -193,58 +207,75 @@ class LocalBackend:
     def _located(self, recipe: Recipe) -> Pair:
         """Where everything of a recipe is, or will be."""
         series = recipe.python_version
-        interpreter = self._resolver.interpreters[series]
+        interpreter, identity = self.interpreter(series), self.identity(series)
+        suite_parent = self._suite_folder(recipe) / "suite"
+        tools = self._tools_folder(series) / "lib" / f"python{series}" / "site-packages"
 
         def side(commit: str) -> Side:
-            folder = self._cache / "sides" / recipe.side_key(commit, interpreter.version)
-            environment = self._cache / "environments" / recipe.environment_key(commit, interpreter.version)
-            return Side(commit, environment, folder / "tree", folder / "site", interpreter)
+            folder = self._cache / "sides" / recipe.side_key(commit, identity)
+            environment = self._cache / "environments" / recipe.environment_key(commit, identity)
+            seen = Seen(
+                f"{environment}/bin/python", str(folder / "site"), str(suite_parent), str(tools)
+            )  # a backend with fixed places says others
+            return Side(commit, environment, folder / "tree", folder / "site", interpreter, seen)
 
         return Pair(
             recipe=recipe,
             base=side(recipe.base_sha),
             head=side(recipe.merge_sha),
-            suite_parent=self._suite_folder(recipe) / "suite",
+            suite_parent=suite_parent,
             suite=PurePosixPath(recipe.benchmark_dir).name,
-            tools=self._tools_folder(series) / "lib" / f"python{series}" / "site-packages",
+            tools=tools,
         )
 
     def _make_side(self, recipe: Recipe, url: str, commit: str, sandbox: Callable[[], Sandbox]) -> None:
         series = recipe.python_version
         located = self._located(recipe)
         side = located.base if commit == recipe.base_sha else located.head
-        self.environment(side.environment.name, recipe.pins_of(commit), series, sandbox)
+        packages = recipe.system_packages
+        self._require(packages)
+        self.environment(side.environment.name, recipe.pins_of(commit), series, sandbox, packages)
 
         def make(folder: Path) -> None:
             # Built in a copy of its own: what a build leaves behind, or changes, is no part of the tree that ships.
             copy = self.checkout(recipe.repo, url, commit, folder / "build")
             system = self.build_system(recipe.repo, url, commit, recipe.package_root)
-            build_environment = self.build_environment(recipe.build_pins, series, sandbox)
+            build_environment = self.build_environment(recipe.build_pins, series, sandbox, packages)
             self.call_hook(
                 "build_wheel", system, copy, recipe.package_root, build_environment, series,
-                recipe.environment_variables, sandbox(),
+                recipe.environment_variables, sandbox(), recipe.config_settings, packages,
             )  # fmt: skip
             remove(copy)
-            self._install_wheel(folder, side.environment, side.interpreter, sandbox())
-            self.checkout(recipe.repo, url, commit, folder / "tree")
+            self._install_wheel(folder, side.environment, series, packages, sandbox())
+            remove(folder / "wheels")  # whatever else was left there: a setuid program of the user who runs this
+            self.checkout(recipe.repo, url, commit, folder / "tree", tagged=False)
 
-        made(side.tree.parent, make, self._cancelled)
+        self._room.made(side.tree.parent, make)
 
-    def _install_wheel(self, folder: Path, environment: Path, interpreter: Interpreter, sandbox: Sandbox) -> None:
+    def _install_wheel(
+        self, folder: Path, environment: Path, series: str, packages: Sequence[str], sandbox: Sandbox
+    ) -> None:
         """Unpack the built wheel in front of the environment, without dependencies and without the index."""
         wheels = sorted((folder / "wheels").glob("*.whl"))
         if len(wheels) != 1:
             raise BuildFailed(ImageReason.BUILD_FAILED, f"the backend made {len(wheels)} wheels, expected 1", "")
-        argv = [str(self._resolver.uv), "pip", "install", "--quiet", "--offline", "--no-index", "--no-deps"]
-        argv += ["--no-cache", "--link-mode", "copy", "--python", str(environment / "bin" / "python")]
+        # A link would be followed where it is handed to the sandbox, a pipe would be waited for.
+        if wheels[0].is_symlink() or not wheels[0].is_file():
+            raise BuildFailed(ImageReason.BUILD_FAILED, "what the backend made is no plain file", "")
         site = folder / "site"
         site.mkdir()
-        argv += ["--target", str(site), str(wheels[0])]
+        uv = self._resolver.uv
+        seen = self._seen(site=site, uv=uv, wheel=wheels[0], environment=environment)
+        argv = [seen[uv], "pip", "install", "--quiet", "--offline", "--no-index", "--no-deps", "--no-cache"]
+        argv += ["--link-mode", "copy", "--python", f"{seen[environment]}/bin/python"]
+        argv += ["--target", seen[site], "--", seen[wheels[0]]]
         result = sandbox.run(
             Command(
                 argv,
-                readable=(self._resolver.uv, interpreter.prefix, environment, wheels[0].parent),
+                readable=(*self._needed(series, environment), uv, wheels[0]),
                 writable=(site,),
+                inside=seen,
+                image=self._image(environment, series, packages),
                 timeout_s=self._settings.build_timeout_s,
                 memory_mb=self._settings.build_memory_mb,
             )
@@ -265,8 +296,10 @@ class LocalBackend:
         """Copy the merge commit's benchmarks alone: beside their package they would import it from the tree."""
 
         def make(folder: Path) -> None:
-            tree = self.checkout(recipe.repo, url, recipe.merge_sha, folder / "tree")
             name = PurePosixPath(recipe.benchmark_dir).name
+            if not name:
+                raise BuildFailed(ImageReason.NO_BENCHMARKS, "the suite is no folder of its own, but the repository")
+            tree = self.checkout(recipe.repo, url, recipe.merge_sha, folder / "tree", tagged=False)
             source = Path(
                 os.path.realpath(tree / recipe.benchmark_dir)
             )  # unlike resolve(), it outlives a loop of links
@@ -277,12 +310,79 @@ class LocalBackend:
             shutil.copytree(source, folder / "suite" / name, symlinks=True)
             shutil.rmtree(tree)
 
-        made(self._suite_folder(recipe), make, self._cancelled)
+        self._room.made(self._suite_folder(recipe), make)
 
     def _tools_folder(self, series: str) -> Path:
-        interpreter = self._resolver.interpreters[series]
-        return self._cache / "environments" / key_of("tools", interpreter.version, TOOLS)
+        return self._cache / "environments" / key_of("tools", self.identity(series), TOOLS)
 
     def _make_tools(self, series: str, sandbox: Callable[[], Sandbox]) -> None:
         """Install asv_runner for an interpreter series, of our own choice and not of the project's."""
         self.environment(self._tools_folder(series).name, TOOLS, series, sandbox)
+
+    # What a backend does in its own way.
+
+    @abstractmethod
+    def interpreter(self, series: str) -> Interpreter:
+        """The interpreter of a series that builds here.
+
+        Raises:
+            BuildFailed: there is none.
+        """
+
+    @abstractmethod
+    def offers(self, series: str) -> bool:
+        """Whether there is an interpreter of a series, without making or fetching one."""
+
+    @abstractmethod
+    def identity(self, series: str) -> str:
+        """What names an interpreter in the key of what is built with it."""
+
+    @abstractmethod
+    def digests(self, pair: Pair) -> Digests:
+        """What identifies a pair whose facts are fine; it is pushed where it can be.
+
+        Raises:
+            PushFailed: it does not stand where it should.
+        """
+
+    @abstractmethod
+    def unlike(self, pair: Pair, digests: Digests) -> str:
+        """In what a standing pair is another than what was recorded; empty where it is the same."""
+
+    @abstractmethod
+    def holding(self, pairs: Sequence[tuple[Pair, Collection[str]]]) -> list[list[str]]:
+        """For each pair, the paths in what ships whose content has one of the SHA-256 beside it."""
+
+    @abstractmethod
+    def _require(self, packages: Sequence[str]) -> None:
+        """See to it that system packages are there.
+
+        Raises:
+            BuildFailed: they are not, and cannot be had.
+        """
+
+    @abstractmethod
+    def _install(
+        self, pins: Sequence[str], series: str, folder: Path, sandbox: Callable[[], Sandbox], packages: Sequence[str]
+    ) -> None:
+        """Make a virtual environment with pins and nothing else, on a system with these packages.
+
+        Raises:
+            InstallFailed: a pin could not be installed.
+        """
+
+    @abstractmethod
+    def _seen(self, **places: Path) -> dict[Path, str]:
+        """Where a command sees host paths, each named by its part in a build."""
+
+    @abstractmethod
+    def _needed(self, series: str, environment: Path) -> tuple[Path, ...]:
+        """Host paths that a command must be given to run an environment."""
+
+    @abstractmethod
+    def _image(self, environment: Path, series: str, packages: Sequence[str]) -> str:
+        """The image in which an environment's commands run; empty where there are none."""
+
+    @abstractmethod
+    def _finished(self, pair: Pair, pr_id: str) -> Pair:
+        """A pair whose folders are made, with what else the backend makes of them."""

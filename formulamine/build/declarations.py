@@ -6,14 +6,15 @@ is asked for in the sandbox by `metadata.py`.
 
 from __future__ import annotations
 
-import posixpath
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeVar
 
-from packaging.markers import default_environment
+from packaging.markers import InvalidMarker, Marker, default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
@@ -22,12 +23,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from formulamine.discover.asv_config import Matrix
 
-BUILD_FILES = ("pyproject.toml", "setup.py")
-# PEP 517: what a source tree without [build-system] means.
+# PEP 517: what a source tree without [build-system] means. The backend is there since this release of setuptools.
 LEGACY_BACKEND = "setuptools.build_meta:__legacy__"
-LEGACY_REQUIRES = ("setuptools", "wheel")
-_EXTRAS = re.compile(r"(?:\{wheel_file\}|\{build_dir\}|\.)\[([A-Za-z0-9_.,\- ]+)\]")
+LEGACY_REQUIRES = ("setuptools>=40.8.0", "wheel")
+_EXTRAS = re.compile(
+    r"(?:\{wheel_file\}|\{build_dir\}(?:/[\w./-]*)?|(?<![\w.])\.{1,2}(?:/[\w./-]*)?|(?P<name>\b[A-Za-z0-9][\w.-]*))"
+    r"\[(?P<extras>[A-Za-z0-9_.,\- ]+)\]"
+)
+_EXTRA = re.compile(r"\bextra\s*==\s*[\"']([^\"']+)[\"']")
 _SERIES = re.compile(r"Programming Language :: Python :: (3\.\d+)$")
+_ORDERED_WILDCARD = re.compile(r"((?:<=?|>=?)\s*\d+(?:\.\d+)*)\.\*")
+_QUOTED = re.compile(r"([<>=!~]=?\s*)(['\"])([\w.*+!-]+)\2")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # no process can be started with another
 
 
@@ -57,6 +63,7 @@ class _ProjectTable(_Table):
 
 
 _AnyTable = TypeVar("_AnyTable", bound=_Table)
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -80,13 +87,30 @@ class Metadata:
     """Run-time requirements; those of an extra carry it in their marker."""
 
 
-def package_root(paths: Sequence[str], hint: str | None) -> str | None:
-    """Folder of the build files: ASV's hint if it has some, else the shallowest that does. "." is the root."""
-    folders = {path.rpartition("/")[0] or "." for path in paths if path.rpartition("/")[2] in BUILD_FILES}
-    hinted = posixpath.normpath((hint or "").strip("/"))
-    if hint and hinted in folders:
-        return hinted
-    return min(folders, key=lambda folder: (folder != ".", folder.count("/"), folder), default=None)
+@dataclass(frozen=True)
+class Fields:
+    """What files tell of a package, as they write it. Empty is not given; None is known to code only."""
+
+    name: str | None = ""
+    requires_python: str | None = ""
+    classifiers: tuple[str, ...] | None = ()
+    requirements: tuple[str, ...] | None = ()
+    extras: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict)
+    """Requirement lines by extra; setuptools allows `name:marker` and `:marker` for a name."""
+
+    def filled(self, other: Fields) -> Fields:
+        """The same, with another's fields where this does not give one."""
+
+        def first(mine: _Value | None, others: _Value | None) -> _Value | None:
+            return mine if mine is None or mine else others
+
+        return Fields(
+            first(self.name, other.name),
+            first(self.requires_python, other.requires_python),
+            first(self.classifiers, other.classifiers),
+            first(self.requirements, other.requirements),
+            first(self.extras, other.extras),
+        )
 
 
 def build_system(pyproject: Mapping[str, Any]) -> BuildSystem:
@@ -107,7 +131,7 @@ def parse_pyproject(content: bytes | None) -> dict[str, Any]:
     """
     try:
         return tomllib.loads((content or b"").decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DeclarationError(f"pyproject.toml: {error}") from error
 
 
@@ -125,7 +149,7 @@ def static_metadata(pyproject: Mapping[str, Any]) -> Metadata | None:
         return None
     found = requirements(table.dependencies)
     for extra, lines in table.optional_dependencies.items():
-        found += [_for_extra(one, extra) for one in requirements(lines)]
+        found += [for_extra(one, extra) for one in requirements(lines)]
     return Metadata(
         name=str(canonicalize_name(table.name)),
         requires_python=specifier(table.requires_python),
@@ -134,26 +158,46 @@ def static_metadata(pyproject: Mapping[str, Any]) -> Metadata | None:
     )
 
 
+def conditioned(requirement: Requirement, condition: str) -> Requirement:
+    """The same requirement, asked for only where a marker holds too.
+
+    Raises:
+        DeclarationError: the condition is no marker.
+    """
+    found = Requirement(str(requirement))
+    try:
+        found.marker = Marker(f"({requirement.marker}) and ({condition})" if requirement.marker else condition)
+    except InvalidMarker as error:
+        raise DeclarationError(f"marker: {' '.join(str(error).split())}") from error
+    return found
+
+
+def for_extra(requirement: Requirement, extra: str) -> Requirement:
+    """The same requirement, asked for by an extra only.
+
+    Raises:
+        DeclarationError: nothing can be called so.
+    """
+    return conditioned(requirement, f"extra == '{canonicalize_name(extra)}'")
+
+
 def requirements(lines: Sequence[str]) -> list[Requirement]:
-    """Parsed requirement lines.
+    """Parsed requirement lines. What the tools of its day took and today's refuse is mended.
 
     Raises:
         DeclarationError: one is malformed.
     """
-    try:
-        return [Requirement(line) for line in lines]
-    except InvalidRequirement as error:
-        raise DeclarationError(f"requirement: {' '.join(str(error).split())}") from error
+    return [_requirement(line) for line in lines]
 
 
 def specifier(text: str) -> SpecifierSet:
-    """A requires-python specifier.
+    """A requires-python specifier, mended as a requirement is.
 
     Raises:
         DeclarationError: it is malformed.
     """
     try:
-        return SpecifierSet(text)
+        return SpecifierSet(_mended(text))
     except InvalidSpecifier as error:
         raise DeclarationError(f"requires-python: {error}") from error
 
@@ -164,9 +208,8 @@ def series(classifiers: Sequence[str]) -> tuple[str, ...]:
 
 
 def applying(metadata: Metadata, extras: Sequence[str], python: str) -> list[Requirement]:
-    """Requirements whose markers hold on an interpreter series with these extras, without the extra's marker."""
-    environment = {key: str(value) for key, value in default_environment().items()}
-    environment |= {"python_version": python, "python_full_version": f"{python}.0"}
+    """Requirements whose markers hold on an interpreter series with these extras, without their markers."""
+    environment = _environment(python)
     wanted = {str(canonicalize_name(extra)) for extra in extras}
     found: list[Requirement] = []
     for one in metadata.requirements:
@@ -175,16 +218,61 @@ def applying(metadata: Metadata, extras: Sequence[str], python: str) -> list[Req
         if named - wanted and _holds(one, environment, wanted):
             return applying(metadata, sorted(wanted | named), python)  # "all = [package[fast,io]]"
         if not itself and _holds(one, environment, wanted):
-            plain = Requirement(str(one))
-            plain.marker = None
-            found.append(plain)
+            found.append(_unmarked(one))
     return found
 
 
-def asv_extras(install_command: Sequence[str]) -> tuple[str, ...]:
-    """Extras of the package that the suite's install command names, as in `{wheel_file}[pydantic]`."""
-    found = [match[1] for command in install_command if (match := _EXTRAS.search(command))]
-    return tuple(extra.strip() for group in found for extra in group.split(","))
+def holding(several: Sequence[Requirement], python: str) -> list[Requirement]:
+    """Requirements whose markers hold on an interpreter series without any extra, without their markers."""
+    environment = _environment(python)
+    return [_unmarked(one) for one in several if _holds(one, environment, set())]
+
+
+def ruled_out(metadata: Metadata, python: str) -> list[Requirement]:
+    """Requirements of no extra whose markers are false on an interpreter series."""
+    environment = _environment(python)
+    plain = [one for one in metadata.requirements if one.marker is not None and not _EXTRA.search(str(one.marker))]
+    return [one for one in plain if not _holds(one, environment, set())]
+
+
+def offered(metadata: Metadata, python: str) -> list[tuple[str, Requirement]]:
+    """Extras of a package, each with a requirement that it adds on an interpreter series, in the order of their names.
+
+    What an extra asks of the package itself (`all = [package[fast]]`) stands under the extra that has it.
+    """
+    environment = _environment(python)
+    extras = sorted({name for one in metadata.requirements for name in _EXTRA.findall(str(one.marker or ""))})
+    return [
+        (extra, _unmarked(one))
+        for extra in extras
+        for one in metadata.requirements
+        if canonicalize_name(one.name) != metadata.name
+        and _holds(one, environment, {extra})
+        and not _holds(one, environment, set())
+    ]
+
+
+def asv_extras(commands: Sequence[str], name: str = "") -> tuple[str, ...]:
+    """Extras of the package that the suite's commands name, as in `{wheel_file}[pydantic]` or `package[pydantic]`."""
+    found = [match for command in commands for match in _EXTRAS.finditer(command)]
+    named = [match["extras"] for match in found if match["name"] is None or canonicalize_name(match["name"]) == name]
+    named += _options(commands, ("--extra", "--extras", "-E"))
+    return tuple(extra for listing in named for extra in re.split(r"[\s,]+", listing.strip()) if extra)
+
+
+def asv_groups(commands: Sequence[str]) -> tuple[str, ...]:
+    """Dependency groups that the suite's commands name, as in `pip install --group bench`."""
+    listings = _options(commands, ("--group", "--only-group", "--with"))
+    names = [name.rpartition(":")[2].strip() for listing in listings for name in listing.split(",")]  # pip: path:group
+    return tuple(name for name in names if name)
+
+
+def words(command: str) -> list[str]:
+    """A command's words as a shell parts them; by blanks where its quotes do not match."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return command.split()
 
 
 def asv_requirements(matrix: Matrix) -> list[Requirement]:
@@ -211,6 +299,44 @@ def asv_environment(matrix: Matrix) -> dict[str, str]:
     return {name: value for name, value in first.items() if value is not None and "\0" not in value}
 
 
+def _options(commands: Sequence[str], names: Sequence[str]) -> list[str]:
+    """What options of commands are given, as `--name value` or `--name=value`."""
+    found: list[str] = []
+    for command in commands:
+        parts = words(command)
+        found += [value for option, value in pairwise(parts) if option in names]
+        found += [part.partition("=")[2] for part in parts if part.partition("=")[0] in names and "=" in part]
+    return found
+
+
+def _requirement(line: str) -> Requirement:
+    try:
+        return Requirement(line)
+    except InvalidRequirement as error:
+        wanted, semicolon, marker = line.partition(";")
+        mended = _mended(wanted)
+        if mended != wanted:
+            return _requirement(mended + semicolon + marker)
+        raise DeclarationError(f"requirement: {' '.join(str(error).split())}") from error
+
+
+def _mended(specifiers: str) -> str:
+    """Specifiers without two habits that packaging took until its release 22: `>=3.6.*`, and `>='1.20'`."""
+    return _ORDERED_WILDCARD.sub(r"\1", _QUOTED.sub(r"\1\3", specifiers))
+
+
+def _environment(python: str) -> dict[str, str]:
+    """What markers are evaluated against on an interpreter series."""
+    environment = {key: str(value) for key, value in default_environment().items()}
+    return environment | {"python_version": python, "python_full_version": f"{python}.0"}
+
+
+def _unmarked(requirement: Requirement) -> Requirement:
+    plain = Requirement(str(requirement))
+    plain.marker = None
+    return plain
+
+
 def _checked(kind: type[_AnyTable], table: object) -> _AnyTable:
     try:
         return kind.model_validate(table)
@@ -226,14 +352,6 @@ def _newest(versions: Sequence[str]) -> str:
         return max(versions, key=Version)
     except InvalidVersion:
         return versions[-1]
-
-
-def _for_extra(requirement: Requirement, extra: str) -> Requirement:
-    """The same requirement, asked for by an extra only."""
-    text = str(requirement)
-    name, _, marker = text.partition(";")
-    condition = f"extra == '{canonicalize_name(extra)}'"
-    return Requirement(f"{name} ; ({marker.strip()}) and {condition}" if marker else f"{name} ; {condition}")
 
 
 def _holds(requirement: Requirement, environment: Mapping[str, str], extras: set[str]) -> bool:

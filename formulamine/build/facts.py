@@ -1,8 +1,8 @@
 """What was built, as seen from outside.
 
-Here belong the questions that a finished build must answer: pins as asked, both sides importing their own tree, a
-suite with benchmarks, no byte of head in what ships. Nothing that was built answers for itself: files are read on the
-host, and what a probe inside says is compared with them.
+Here belong the questions that a finished build must answer: the commits that it claims, pins as asked, no tampering, no
+byte of head in what ships, both sides importing their own tree, a suite whose benchmarks its source explains. Nothing
+that was built answers for itself: files are read on the host, and what a probe inside says is compared with them.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib.metadata import version as version_of
 from pathlib import Path
 
 from packaging.utils import canonicalize_name, canonicalize_version
 
-from formulamine.build import probe
-from formulamine.build.local import Pair, Side
+from formulamine.build import commits, digests, probe, suite_source, tampering
+from formulamine.build.folders import line_of
+from formulamine.build.manifest import Manifest, SideManifest
+from formulamine.build.pair import Pair, Side
 from formulamine.build.reasons import BuildFailed, ImageReason
-from formulamine.build.recipe import Recipe
 from formulamine.services.git import Git
-from formulamine.services.sandbox import Command, Sandbox
+from formulamine.services.sandbox import Sandbox
 from formulamine.tables import Record
 
 PROBE = Path(probe.__file__)
@@ -29,10 +31,9 @@ PROBE = Path(probe.__file__)
 BESIDE = frozenset(
     {"tests", "test", "testing", "docs", "doc", "examples", "benchmarks", "benchmark", "asv_bench", "bin"}
 )
-# Differs from one making of the same content to the next: caches, paths of this machine, times.
-OUTSIDE_DIGEST = frozenset({"__pycache__", ".git", ".lock", "direct_url.json", "uv_cache.json", "RECORD", "pyvenv.cfg"})
-# A file of head that says less than this stands in any tree: an empty __init__.py is no leak. FACTS' bound for a line.
-TELLING_CHARACTERS = 12
+RULES = ("commits", "pins", "tampering", "head_in_base", "imports", "benchmarks")
+"""What `verify` asks of both sides, in this order: first what the host sees alone, then what runs the package."""
+MOST_NAMED = 20  # benchmarks or errors that a record names
 PROBE_TIMEOUT_S = 600  # importing one real suite took 26 s
 _MODULE = re.compile(r"^([A-Za-z_]\w*)(\.py|(\.[\w-]+)?\.so)?$")
 
@@ -45,6 +46,10 @@ class Answer(Record):
     errors: dict[str, str]
     benchmarks: list[str]
     suite_errors: list[str]
+    timer: str
+    """Where the standard library's timer comes from."""
+    runner: str
+    """Where asv_runner comes from."""
 
 
 class SideFacts(Record):
@@ -58,37 +63,168 @@ class SideFacts(Record):
     suite_errors: list[str]
 
 
+class PairFacts(Record):
+    """What both sides turned out to be."""
+
+    base: SideFacts
+    head: SideFacts
+    rules: list[str]
+    """Rules that passed, in order: all of them, else there are no facts."""
+    benchmarks_in_source: int
+    """Time benchmarks that the files of the suite name."""
+    manifest: Manifest
+    """The same for keeping."""
+
+
+def verify(pair: Pair, git: Git, url: str, sandbox: Sandbox, memory_mb: int) -> PairFacts:
+    """Facts of both sides, every rule of verification asked in the order of `RULES`.
+
+    Args:
+        pair: what was built.
+        git: reads the repository's mirror, which no build touches.
+        url: where the repository is, should its mirror be gone.
+        sandbox: where the package is imported.
+        memory_mb: that an import may take.
+
+    Raises:
+        BuildFailed: the first rule that does not hold, and what breaks it.
+    """
+    tags = check_commits(pair, git, url)
+    for side in (pair.base, pair.head):
+        check_pins(pair, side)
+    check_tampering(pair)
+    leaked = digests.head_in_base(pair, digests.head_only(git, pair.recipe.repo, url, pair.recipe))
+    if leaked:
+        raise BuildFailed(ImageReason.HEAD_IN_BASE, f"content of head stands in {', '.join(leaked[:5])}")
+    base, head = (side_facts(pair, side, sandbox, memory_mb) for side in (pair.base, pair.head))
+    source = suite_source.read(pair.suite_parent / pair.suite)
+    for facts in (base, head):
+        check_benchmarks(facts, source)
+    named = source.benchmarks()
+    environments = {
+        folder: digests.digest([("environment", folder / "lib")])[0]
+        for folder in {pair.base.environment, pair.head.environment}
+    }
+    manifest = Manifest(
+        formulamine=version_of("formulamine"),
+        recipe=hashlib.sha256(pair.recipe.to_blob()).hexdigest(),
+        repo=pair.recipe.repo,
+        rules=list(RULES),
+        benchmarks_in_source=len(named),
+        suite_digest=digests.digest([("suite", pair.suite_parent)])[0],
+        base=_side_manifest(pair.base, base, tags[0], named, environments[pair.base.environment]),
+        head=_side_manifest(pair.head, head, tags[1], named, environments[pair.head.environment]),
+    )
+    return PairFacts(base=base, head=head, rules=list(RULES), benchmarks_in_source=len(named), manifest=manifest)
+
+
+def check_commits(pair: Pair, git: Git, url: str) -> tuple[str, str]:
+    """The tags of base and head, once both are seen to be the commits they claim, and the suite to be head's.
+
+    Raises:
+        BuildFailed: something is not what git says, or their repositories hold more than one commit.
+    """
+    mirror = git.open(pair.recipe.repo, url)
+    tags = []
+    for side, commit in ((pair.base, pair.recipe.base_sha), (pair.head, pair.recipe.merge_sha)):
+        found = commits.checked(git, mirror, commit, side.tree)
+        wrong = found.wrong if side.commit == commit else [f"it is said to be {side.commit}", *found.wrong]
+        if wrong:
+            raise BuildFailed(ImageReason.WRONG_COMMIT, f"not {commit}: {'; '.join(wrong)}"[:1000])
+        tags.append(found.tag)
+    # The folder of a commit's benchmarks may be a link inside its tree.
+    source = Path(os.path.realpath(pair.head.tree / pair.recipe.benchmark_dir))
+    if not source.is_relative_to(os.path.realpath(pair.head.tree)):
+        raise BuildFailed(ImageReason.WRONG_COMMIT, f"{pair.recipe.benchmark_dir} leads out of the tree")
+    differ = commits.same_folders(source, pair.suite_parent / pair.suite)
+    if differ:
+        names = ", ".join(differ[: commits.MOST_NAMED])
+        raise BuildFailed(ImageReason.WRONG_COMMIT, f"the suite is not that of {pair.recipe.merge_sha}: {names}")
+    return tags[0], tags[1]
+
+
+def check_pins(pair: Pair, side: Side) -> list[str]:
+    """What is installed in a side's environment, which is what its recipe pins.
+
+    Raises:
+        BuildFailed: it is not.
+    """
+    pins = installed(side)
+    asked = pair.recipe.pins_of(side.commit)
+    if pins != sorted(asked):
+        differ = sorted(set(pins) ^ set(asked)) or ["one that is there twice"]
+        raise BuildFailed(ImageReason.PINS_DIFFER, f"installed and pinned differ in {line_of(', '.join(differ[:10]))}")
+    return pins
+
+
+def check_tampering(pair: Pair) -> None:
+    """Look for what somebody put into environments and installed packages; the sources are compared with git.
+
+    Raises:
+        BuildFailed: there is something.
+    """
+    environments = {side.environment: side for side in (pair.base, pair.head)}  # mostly one and the same
+    for environment, side in environments.items():
+        _raise_if_tampered("the environment", tampering.in_environment(environment, side.interpreter))
+    for name, side in (("base", pair.base), ("head", pair.head)):
+        _raise_if_tampered(name, tampering.in_site(side.site, side.tree, pair.recipe.distribution))
+
+
+def check_benchmarks(facts: SideFacts, source: suite_source.SuiteSource) -> None:
+    """See that each discovered benchmark can come from the files of the suite.
+
+    Raises:
+        BuildFailed: one cannot.
+    """
+    foreign = [name for name in facts.benchmarks if not source.explains(name)]
+    if foreign:
+        names = line_of(", ".join(foreign[:5]))[:500]
+        _raise_if_tampered("discovery", [f"{names}: discovered, and no file of the suite has it"])
+
+
+def _raise_if_tampered(where: str, findings: Sequence[str]) -> None:
+    if findings:
+        raise BuildFailed(ImageReason.TAMPERED, f"{where}: {'; '.join(findings)}"[:1000])
+
+
+def _side_manifest(side: Side, facts: SideFacts, tag: str, named: Sequence[str], environment: str) -> SideManifest:
+    own = {label: digests.digest([(label, folder)])[0] for label, folder in (("site", side.site), ("tree", side.tree))}
+    return SideManifest(
+        commit=side.commit,
+        tag=tag,
+        interpreter=side.interpreter.version,
+        pins=facts.pins,
+        starters=tampering.starters(side.environment, side.interpreter),
+        import_names=facts.import_names,
+        import_path=facts.import_path,
+        version=facts.version,
+        benchmarks_discovered=len(facts.benchmarks),
+        benchmarks_missing=sorted(set(named) - set(facts.benchmarks))[:MOST_NAMED],
+        suite_errors=facts.suite_errors,
+        digests={"environment": environment, **own},
+    )
+
+
 def side_facts(pair: Pair, side: Side, sandbox: Sandbox, memory_mb: int) -> SideFacts:
-    """Facts of one side.
+    """Facts of one side that take running it: what it imports, and which benchmarks it has.
 
     Raises:
         BuildFailed: it is not what it should be.
     """
-    pins = installed(side)
-    if pins != sorted(pair.recipe.pins_of(side.commit)):
-        differ = sorted(set(pins) ^ set(pair.recipe.pins_of(side.commit)))
-        raise BuildFailed(ImageReason.PINS_DIFFER, f"installed and pinned differ in {', '.join(differ[:10])}")
+    pins = check_pins(pair, side)
     names = import_names(pair)
     if not names:
         raise BuildFailed(
             ImageReason.IMPORT_ERROR, "the wheels of both sides hold nothing in common that can be imported"
         )
     config = {
-        "suite_parent": str(pair.suite_parent),
+        "suite_parent": side.seen.suite_parent,
         "suite": pair.suite,
-        "site": str(side.site),
-        "tools": str(pair.tools),
+        "site": side.seen.site,
+        "tools": side.seen.tools,
         "import_names": names,
     }
-    result = sandbox.run(
-        Command(
-            [str(side.python), "-B", str(PROBE), json.dumps(config)],
-            readable=(*side.readable, pair.suite_parent, pair.tools, PROBE),
-            environment=pair.recipe.environment_variables,
-            timeout_s=PROBE_TIMEOUT_S,
-            memory_mb=memory_mb,
-        )
-    )
+    result = sandbox.run(pair.command(side, PROBE, [json.dumps(config)], memory_mb, PROBE_TIMEOUT_S))
     answers = [line for line in result.output.splitlines() if line.startswith(probe.ANSWER)]
     if result.timed_out:
         raise BuildFailed(ImageReason.TIMEOUT, f"import and discovery took over {PROBE_TIMEOUT_S} s")
@@ -103,8 +239,11 @@ def side_facts(pair: Pair, side: Side, sandbox: Sandbox, memory_mb: int) -> Side
     if names[0] not in found.imported:
         raise BuildFailed(ImageReason.IMPORT_ERROR, found.errors.get(names[0], "no answer")[:500])
     for name, (place, _) in found.imported.items():
-        if not Path(os.path.normpath(place)).is_relative_to(side.site):
-            raise BuildFailed(ImageReason.SHADOWED, f"{name} is imported from {place}, not from the built tree")
+        if _in_site(side, place) is None:
+            raise BuildFailed(ImageReason.SHADOWED, f"{name} is imported from {place[:300]}, not from the built tree")
+    for tool, place in (("timeit", found.timer), ("asv_runner", found.runner)):
+        if _within(place, side.seen.site) or _within(place, f"{side.seen.suite_parent}/{pair.suite}"):
+            raise BuildFailed(ImageReason.SHADOWED, f"{tool} is imported from {place[:300]}, where the package stands")
     timed = [name.partition(":")[2] for name in found.benchmarks if name.startswith("time")]
     if not timed:
         why = "; ".join(found.suite_errors[-3:]) or "the suite holds none"
@@ -112,12 +251,26 @@ def side_facts(pair: Pair, side: Side, sandbox: Sandbox, memory_mb: int) -> Side
     place, version = found.imported[names[0]]
     return SideFacts(
         import_names=[name for name in names if name in found.imported],
-        import_path=str(Path(os.path.normpath(place)).relative_to(side.site)),
+        import_path=_in_site(side, place) or "",
         version=version,
         pins=pins,
         benchmarks=timed,
-        suite_errors=found.suite_errors[:20],
+        suite_errors=found.suite_errors[:MOST_NAMED],
     )
+
+
+def _within(place: str, folder: str) -> bool:
+    return Path(os.path.normpath(place)).is_relative_to(os.path.normpath(folder))
+
+
+def _in_site(side: Side, place: str) -> str | None:
+    """Where a place that the probe names stands in the built package, once the host sees something there itself."""
+    if "\0" in place or not _within(place, side.seen.site):
+        return None
+    relative = os.path.relpath(os.path.normpath(place), os.path.normpath(side.seen.site))
+    here = side.site / relative
+    stands = here.exists() and Path(os.path.realpath(here)).is_relative_to(os.path.realpath(side.site))
+    return relative if stands else None
 
 
 def installed(side: Side) -> list[str]:
@@ -155,70 +308,3 @@ def _top_level(site: Path) -> dict[str, bool]:
         elif match[2] is not None and not path.name.startswith("_"):
             names.setdefault(match[1], False)
     return names
-
-
-def base_digest(pair: Pair) -> tuple[str, int]:
-    """Digest and bytes of what ships: the base side's environment, package and sources."""
-    return _digest(_ships(pair))
-
-
-def measure_digest(pair: Pair) -> tuple[str, int]:
-    """Digest and bytes of what measures: what ships, and the head side and the suite beside it."""
-    head = [("head/environment", pair.head.environment / "lib"), ("head/site", pair.head.site)]
-    return _digest([*_ships(pair), *head, ("head/tree", pair.head.tree), ("suite", pair.suite_parent)])
-
-
-def head_only(git: Git, repo: str, url: str, recipe: Recipe) -> list[str]:
-    """SHA-256 of every file content that head has and base does not."""
-    mirror = git.open(repo, url)
-    base = {entry.sha for entry in git.list_tree(mirror, recipe.base_sha)}
-    new = [
-        (recipe.merge_sha, entry.path)
-        for entry in git.list_tree(mirror, recipe.merge_sha)
-        if entry.type == "blob" and entry.sha not in base
-    ]
-    return [
-        hashlib.sha256(content).hexdigest()
-        for content in git.read_blobs(mirror, new).values()
-        if content is not None and len(b"".join(content.split())) >= TELLING_CHARACTERS
-    ]
-
-
-def head_in_base(pair: Pair, head_only: Sequence[str]) -> list[str]:
-    """Paths of what ships whose content is one that only head has, given as SHA-256 of head's changed files."""
-    wanted = set(head_only)
-    found = []
-    for folder in (pair.base.site, pair.base.tree):
-        for path in _files(folder):
-            if not path.is_symlink() and hashlib.sha256(path.read_bytes()).hexdigest() in wanted:
-                found.append(str(path.relative_to(folder)))
-    return sorted(found)
-
-
-def _ships(pair: Pair) -> list[tuple[str, Path]]:
-    """Folders of what ships. Of the environment its `lib`: scripts in `bin` name this machine's paths."""
-    return [("environment", pair.base.environment / "lib"), ("site", pair.base.site), ("tree", pair.base.tree)]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Files and links below a folder, without what is no content; links are never followed."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(set(folders) - OUTSIDE_DIGEST)
-        for name in sorted([*names, *(one for one in folders if Path(parent, one).is_symlink())]):
-            path = Path(parent, name)
-            if name not in OUTSIDE_DIGEST and path.suffix != ".pyc" and (path.is_file() or path.is_symlink()):
-                yield path
-
-
-def _digest(folders: Sequence[tuple[str, Path]]) -> tuple[str, int]:
-    """`tree:sha256...` over sorted (path, mode, bytes), and how many bytes that is."""
-    whole, size = hashlib.sha256(), 0
-    for label, folder in folders:
-        for path in sorted(_files(folder), key=lambda one: os.fsencode(one)):
-            link = path.is_symlink()
-            content = os.fsencode(os.readlink(path)) if link else path.read_bytes()
-            mode = "link" if link else ("755" if path.stat().st_mode & 0o100 else "644")
-            whole.update(f"{label}/{os.fsencode(path.relative_to(folder))!r} {mode} {len(content)}\n".encode())
-            whole.update(hashlib.sha256(content).digest())
-            size += len(content)
-    return f"tree:sha256:{whole.hexdigest()}", size

@@ -40,17 +40,22 @@ class Ladder:
     source: dict[str, str]
 
 
-def acceptable(evidence: Evidence, min_python: str) -> Ladder:
+def acceptable(evidence: Evidence, min_python: str, max_python: str = "") -> Ladder:
     """Series that satisfy requires-python, best evidence first.
 
     The suite's own `pythons` come first, since a suite may need a newer Python than its package declares; then
     classifiers and what was released by the merge date, newest first; then younger series, oldest first.
+
+    Args:
+        evidence: what the repository says.
+        min_python: the oldest series that is acceptable.
+        max_python: the youngest; empty for any.
     """
     released = release_dates()
     fits = [
         series
         for series in released
-        if Version(series) >= Version(min_python) and all(_fits(series, spec) for spec in evidence.requires_python)
+        if _within(series, min_python, max_python) and all(_fits(series, spec) for spec in evidence.requires_python)
     ]
     known = [series for series in reversed(fits) if released[series] <= evidence.merged_on]
     rungs = [
@@ -71,6 +76,10 @@ def release_dates() -> dict[str, date]:
     """Day of first release by series, oldest first."""
     released: dict[str, date] = tomllib.loads(INTERPRETERS_FILE.read_text())["released"]
     return released
+
+
+def _within(series: str, min_python: str, max_python: str) -> bool:
+    return Version(min_python) <= Version(series) <= Version(max_python or series)
 
 
 def _fits(series: str, specifier: SpecifierSet) -> bool:

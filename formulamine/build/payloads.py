@@ -9,34 +9,42 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from packaging.metadata import parse_email
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from formulamine.build.backend import Backend
 from formulamine.build.declarations import (
+    LEGACY_REQUIRES,
     DeclarationError,
     Metadata,
     applying,
     asv_environment,
     asv_extras,
+    asv_groups,
     asv_requirements,
     build_system,
-    package_root,
+    holding,
+    offered,
     parse_pyproject,
     requirements,
+    ruled_out,
     series,
     specifier,
-    static_metadata,
 )
+from formulamine.build.dependency_groups import group, group_names
 from formulamine.build.interpreters import Evidence, acceptable
-from formulamine.build.local import LocalBackend
+from formulamine.build.package_root import BUILD_FILES, asv_hints, package_root, package_roots
 from formulamine.build.reasons import BuildFailed, ImageReason
+from formulamine.build.standing import FILES, Standing, standing
+from formulamine.build.suite_needs import Import, modules_of, needed, suite_imports
 from formulamine.discover import asv_config
 from formulamine.discover.asv_config import AsvConfig, AsvConfigError
 from formulamine.items import Done, Failed, Outcome
@@ -63,7 +71,14 @@ class PayloadReason(StrEnum):
     NO_SANDBOX = "no_sandbox"
 
 
+_SIDES = ("head", "base")
+# Neither `import` of a package nor its benchmarks run these; its build's requirements are resolved apart.
+_ASIDE = frozenset({"doc", "docs", "example", "examples", "test", "tests", "conftest.py", "setup.py", "noxfile.py"})
 _BUILD_REASONS = {ImageReason.TIMEOUT: PayloadReason.TIMEOUT, ImageReason.BAD_TREE: PayloadReason.BAD_TREE}
+# A build backend was asked and could not say, so that files may answer in its place.
+_NO_ANSWER = frozenset(
+    {ImageReason.BUILD_FAILED, ImageReason.COMPILE_ERROR, ImageReason.MISSING_BUILD_BACKEND, ImageReason.SYSTEM_PACKAGE}
+)
 
 
 class PayloadInput(Record):
@@ -81,10 +96,24 @@ class PayloadInput(Record):
 
 @dataclass(frozen=True)
 class _Declared:
-    """What one side declares, with the place of each requirement."""
+    """What one side declares."""
 
     metadata: Metadata
     build_requires: tuple[Requirement, ...]
+    pyproject: Mapping[str, Any]
+    instead: str
+    """The files that were read because the build backend failed; empty where it did not."""
+    unsaid: Sequence[Requirement]
+    """What its setup.py imports without a word; among the build requirements."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a requirement comes from."""
+
+    text: str
+    is_optional: bool = False
+    """Whether what needs it goes on without it."""
 
 
 class _Stop(Exception):
@@ -101,7 +130,7 @@ class PayloadStep:
 
     git: Git
     resolver: Resolver
-    backend: LocalBackend
+    backend: Backend
     sandboxes: Sandboxes
     settings: ResolveSettings
     scratch: Path
@@ -126,50 +155,58 @@ class PayloadStep:
     def _resolve(self, item: PayloadInput) -> Outcome:
         mirror = self.git.open(item.repo, item.url)
         commits = (item.merge_sha, item.base_sha)
-        paths = [entry.path for entry in self.git.list_tree(mirror, item.merge_sha) if entry.type == "blob"]
         config = self._asv_config(mirror, item)
-        root = package_root(paths, config.repo_subdir)
-        if root is None:
-            raise _Stop(Failed(PayloadReason.NO_PACKAGE, "no pyproject.toml and no setup.py at the merge commit"))
-        before = [entry.path for entry in self.git.list_tree(mirror, item.base_sha) if entry.type == "blob"]
-        if package_root(before, root) != root:
-            raise _Stop(
-                Failed(PayloadReason.NO_PACKAGE, f"no pyproject.toml and no setup.py in {root} at the base commit")
-            )
+        trees = [self._paths(mirror, commit) for commit in commits]
+        root = self._package_root(mirror, item, config, trees)
 
         def sandbox() -> Sandbox:
             return self.sandboxes.for_commits(commits)
 
         # The ladder needs requires-python, which a backend tells only to some interpreter: first what stands still.
-        known = [self._static(mirror, commit, root) for commit in commits]
+        known = [self._standing(mirror, commit, root) for commit in commits]
         asv_series = [version for version in config.pythons if re.fullmatch(r"3\.\d+", version)]
-        rough = [one for one in known if one is not None]
+        rough = [one.metadata for one in known]
         python, source, ladder = self._interpreter(rough, asv_series, item.merged_at)
         declared = [
-            self._declared(item, mirror, commit, root, python, config, static, sandbox)
-            for commit, static in zip(commits, known, strict=True)
+            self._declared(item, mirror, commit, root, python, config, stands, sandbox)
+            for commit, stands in zip(commits, known, strict=True)
         ]
         python, source, ladder = self._interpreter([one.metadata for one in declared], asv_series, item.merged_at)
 
-        extras = asv_extras(config.install_command or ())
-        wanted = [self._wanted(one, extras, python, config) for one in declared]
-        dropped: list[str] = []
+        imports = self._suite_imports(mirror, item, trees[0])
+        wanted = [self._wanted(one, imports, python, config) for one in declared]
+        dropped = {
+            f"{_line(line)}: its marker {line.marker} is false on Python {python}"
+            for one in declared
+            for line in ruled_out(one.metadata, python)
+        }
         cutoffs = self._cutoffs(item.merged_at)
-        sources = {line: place for per_side in reversed(wanted) for line, place in per_side.items()}
+        own = declared[0].metadata.name
+        sources = {line: place.text for per_side in reversed(wanted) for line, place in per_side.items()}
+        instead = [f"{one.instead} of {name}" for one, name in zip(declared, _SIDES, strict=True) if one.instead]
+        if instead:
+            sources[own] = f"{' and '.join(instead)}, since the build backend failed"
+        for one in (one for side in declared for one in side.unsaid):
+            sources[f"{_line(one)} (to build)"] = "setup.py imports it, and asv matrix or package metadata names it"
         while True:
             try:
                 pins, pins_base, rung, cutoff = self._pins(wanted, python, cutoffs, sandbox)
                 break
             except Unresolvable as error:
-                gone = self._droppable(error, wanted, mirror, item, paths)
+                gone = dict.fromkeys(
+                    self._droppable(error, wanted, mirror, item, trees),
+                    "not on the index, and neither import nor benchmarks need it",
+                ) or dict.fromkeys(
+                    (line for side in wanted for line, place in side.items() if place.is_optional),
+                    "does not resolve, and the benchmarks that import it go on without it",
+                )
                 if not gone:
                     raise
                 wanted = [{line: at for line, at in side.items() if line not in gone} for side in wanted]
-                dropped += [f"{line}: not on the index, and neither import nor benchmarks need it" for line in gone]
+                dropped |= {f"{line}: {why}" for line, why in gone.items()}
         build_requires = [one for side in declared for one in side.build_requires]
         days = [day for _, day in cutoffs]
         build_pins = self._build_pins(build_requires, python, days[days.index(cutoff) :], sandbox)
-        own = declared[0].metadata.name
         return Done(
             EnvPayload(
                 python_version=python,
@@ -185,7 +222,7 @@ class PayloadStep:
                 ],
                 cutoff="" if cutoff is None else cutoff.isoformat(),
                 cutoff_rung=rung,
-                dropped=dropped,
+                dropped=sorted(dropped),
                 sources=[f"{line} <- {place}" for line, place in sorted(sources.items())],
                 uv_version=self.resolver.version,
             )
@@ -196,9 +233,38 @@ class PayloadStep:
         content = blobs.get((item.merge_sha, item.asv_config))
         return AsvConfig() if content is None else asv_config.parse(content)
 
-    def _static(self, mirror: Path, commit: str, root: str) -> Metadata | None:
-        path = str(PurePosixPath(root, "pyproject.toml"))
-        return static_metadata(parse_pyproject(self.git.read_blobs(mirror, [(commit, path)]).get((commit, path))))
+    def _paths(self, mirror: Path, commit: str) -> list[str]:
+        return [entry.path for entry in self.git.list_tree(mirror, commit) if entry.type == "blob"]
+
+    def _read(self, mirror: Path, commit: str, paths: Iterable[str]) -> dict[str, bytes]:
+        """Contents of files of a commit, of those that are there."""
+        blobs = self.git.read_blobs(mirror, [(commit, path) for path in paths])
+        return {path: content for (_, path), content in blobs.items() if content is not None}
+
+    def _package_root(self, mirror: Path, item: PayloadInput, config: AsvConfig, trees: Sequence[Sequence[str]]) -> str:
+        """The package's folder at both commits."""
+        head, base = (
+            self._read(mirror, commit, (path for path in paths if PurePosixPath(path).name in BUILD_FILES))
+            for commit, paths in zip((item.merge_sha, item.base_sha), trees, strict=True)
+        )
+        hints = asv_hints(config, item.asv_config)
+        root = package_root(head, trees[0], hints, lambda: self._suite_imports(mirror, item, trees[0]))
+        missing = "no pyproject.toml, setup.py or setup.cfg of a package"
+        if root is None:
+            raise _Stop(Failed(PayloadReason.NO_PACKAGE, f"{missing} at the merge commit"))
+        if root not in package_roots(base):
+            raise _Stop(Failed(PayloadReason.NO_PACKAGE, f"{missing} in {root} at the base commit"))
+        return root
+
+    def _suite_imports(self, mirror: Path, item: PayloadInput, paths: Sequence[str]) -> dict[str, Import]:
+        suite = item.benchmark_dir.strip("/")
+        inside = [path for path in paths if path.startswith(f"{suite}/") and path.endswith(".py")]
+        return suite_imports(self._read(mirror, item.merge_sha, inside), suite)
+
+    def _standing(self, mirror: Path, commit: str, root: str) -> Standing:
+        places = {name: str(PurePosixPath(root, name)) for name in FILES}
+        files = self._read(mirror, commit, places.values())
+        return standing({name: files[path] for name, path in places.items() if path in files})
 
     def _interpreter(
         self, metadata: Sequence[Metadata], asv_series: Sequence[str], merged_at: datetime
@@ -212,6 +278,7 @@ class PayloadStep:
                 merged_on=merged_at.date(),
             ),
             self.settings.min_python,
+            self.settings.max_python,
         )
         present = self.resolver.interpreters
         for name in ladder.series:
@@ -228,28 +295,64 @@ class PayloadStep:
         root: str,
         python: str,
         config: AsvConfig,
-        static: Metadata | None,
+        stands: Standing,
         sandbox: Callable[[], Sandbox],
     ) -> _Declared:
-        """What a side declares, by its files where they are final and by its build backend where they are not."""
+        """What a side declares, by its files where they are final, else by its build backend.
+
+        A backend that fails will hardly build either, but that is for the build to find out, and to mend. Where its
+        files say all there is to know, they are believed until then.
+        """
         path = str(PurePosixPath(root, "pyproject.toml"))
         pyproject = parse_pyproject(self.git.read_blobs(mirror, [(commit, path)]).get((commit, path)))
         system = build_system(pyproject)
+        is_said = "requires" in pyproject.get("build-system", {})
+        unsaid = [] if is_said else self._unsaid(mirror, commit, root, python, config, stands)
+        system = replace(system, requires=(*system.requires, *unsaid))
         days = [day for _, day in self._cutoffs(item.merged_at)]
         pins = self._build_pins(system.requires, python, days, sandbox)
         environment = self.backend.build_environment(pins, python, sandbox)
+        metadata, more, instead = stands.metadata, list[Requirement](), ""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             tree = self.backend.checkout(item.repo, item.url, commit, Path(folder, "tree"))
-            ask = (system, tree, root, environment, python, asv_environment(config.matrix), sandbox())
-            answer = self.backend.call_hook("get_requires_for_build_wheel", *ask)
-            more = requirements([str(line) for line in answer]) if isinstance(answer, list) else []
-            if static is None:
-                if more:
-                    pins = self._build_pins((*system.requires, *more), python, days, sandbox)
-                    environment = self.backend.build_environment(pins, python, sandbox)
-                ask = (system, tree, root, environment, python, asv_environment(config.matrix), sandbox())
-                static = _core_metadata(str(self.backend.call_hook("metadata", *ask)))
-        return _Declared(static, (*system.requires, *more))
+            variables = asv_environment(config.matrix)
+            try:
+                ask = (system, tree, root, environment, python, variables, sandbox())
+                answer = self.backend.call_hook("get_requires_for_build_wheel", *ask)
+                more = requirements([str(line) for line in answer]) if isinstance(answer, list) else []
+                if not stands.is_final:
+                    if more:
+                        pins = self._build_pins((*system.requires, *more), python, days, sandbox)
+                        environment = self.backend.build_environment(pins, python, sandbox)
+                    ask = (system, tree, root, environment, python, variables, sandbox())
+                    metadata = _core_metadata(str(self.backend.call_hook("metadata", *ask)))
+            except BuildFailed as error:
+                if stands.is_final or not stands.is_whole or error.reason not in _NO_ANSWER:
+                    raise
+                instead = stands.source
+        return _Declared(metadata, (*system.requires, *more), pyproject, instead, unsaid)
+
+    def _unsaid(
+        self,
+        mirror: Path,
+        commit: str,
+        root: str,
+        python: str,
+        config: AsvConfig,
+        stands: Standing,
+    ) -> list[Requirement]:
+        """What the setup.py of a tree without `[build-system]` imports, as ASV's matrix or its own metadata name it.
+
+        Before there was build isolation, whoever built numpy's dependants had numpy; ASV still builds so.
+        """
+        path = str(PurePosixPath(root, "setup.py"))
+        content = self._read(mirror, commit, [path])
+        imports = suite_imports(content, root)
+        offers = [*asv_requirements(config.matrix), *applying(stands.metadata, (), python)]
+        by_name = {_name(_line(one)): one for one in reversed(offers) if _name(_line(one)) != stands.metadata.name}
+        needs = {name: one for name, one in imports.items() if not one.is_optional}
+        found = needed(needs, [_name(line) for line in LEGACY_REQUIRES], list(by_name))
+        return [by_name[name] for name in sorted(set(found.values()))]
 
     def _build_pins(
         self,
@@ -269,13 +372,38 @@ class PayloadStep:
                 return self.resolver.compile(wanted, python, cutoff, sandbox)
         return self.resolver.compile(wanted, python, cutoffs[-1], sandbox)
 
-    def _wanted(self, side: _Declared, extras: Sequence[str], python: str, config: AsvConfig) -> dict[str, str]:
+    def _wanted(
+        self, side: _Declared, imports: Mapping[str, Import], python: str, config: AsvConfig
+    ) -> dict[str, _Place]:
         """Requirement lines of a side with the place each comes from."""
-        wanted = {_line(one): "asv matrix" for one in asv_requirements(config.matrix)}
-        wanted = {line: place for line, place in wanted.items() if _name(line) != side.metadata.name}
-        for one in applying(side.metadata, extras, python):
-            wanted[_line(one)] = "package metadata" + (" (its URL is not followed)" if one.url else "")
+        own = side.metadata.name
+        commands = (*(config.build_command or ()), *(config.install_command or ()))
+        wanted = {_line(one): _Place("asv matrix") for one in asv_requirements(config.matrix)}
+        for name in asv_groups(commands):
+            place = _Place(f"dependency group {canonicalize_name(name)}, which ASV's commands name")
+            wanted |= {_line(one): place for one in holding(group(side.pyproject, name), python)}
+        for one in applying(side.metadata, asv_extras(commands, own), python):
+            wanted[_line(one)] = _Place(
+                (side.instead or "package metadata") + (" (its URL is not followed)" if one.url else "")
+            )
+        wanted = {line: place for line, place in wanted.items() if _name(line) != own}
+        offers = self._offers(side, python)
+        for module, name in needed(imports, {own, *map(_name, wanted)}, offers).items():
+            line, listed = offers[name]
+            found = imports[module]
+            wanted[line] = _Place(f"{listed}, for {found.path} imports {module}", found.is_optional)
         return wanted
+
+    def _offers(self, side: _Declared, python: str) -> dict[str, tuple[str, str]]:
+        """What a side names for some only, by distribution: line and place. Extras come before groups."""
+        found: dict[str, tuple[str, str]] = {}
+        for extra, one in offered(side.metadata, python):
+            found.setdefault(str(canonicalize_name(one.name)), (_line(one), f"extra {extra}"))
+        for name in group_names(side.pyproject):
+            with contextlib.suppress(DeclarationError):  # nobody has asked for this group
+                for one in holding(group(side.pyproject, name), python):
+                    found.setdefault(str(canonicalize_name(one.name)), (_line(one), f"dependency group {name}"))
+        return {name: offer for name, offer in found.items() if name != side.metadata.name}
 
     def _cutoffs(self, merged_at: datetime) -> list[tuple[str, datetime | None]]:
         month_start = merged_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -283,7 +411,7 @@ class PayloadStep:
 
     def _pins(
         self,
-        wanted: Sequence[dict[str, str]],
+        wanted: Sequence[Mapping[str, _Place]],
         python: str,
         cutoffs: Sequence[tuple[str, datetime | None]],
         sandbox: Callable[[], Sandbox],
@@ -310,24 +438,34 @@ class PayloadStep:
     def _droppable(
         self,
         error: Unresolvable,
-        wanted: Sequence[dict[str, str]],
+        wanted: Sequence[Mapping[str, _Place]],
         mirror: Path,
         item: PayloadInput,
-        paths: Sequence[str],
+        trees: Sequence[Sequence[str]],
     ) -> set[str]:
-        """Requirement lines of names that the index does not have and that no source file imports."""
+        """Requirement lines of names that the index does not have and that no source file of either side imports."""
         unknown = {str(canonicalize_name(name)) for name in error.unknown}
         lines = {line for side in wanted for line in side if _name(line) in unknown}
         if not lines:
             return set()
-        sources = [(item.merge_sha, path) for path in paths if path.endswith((".py", ".pyx"))]
         imported: set[str] = set()
-        for content in self.git.read_blobs(mirror, sources).values():
-            for package, several in _IMPORT.findall(content or b""):
-                names = [package] if package else several.split(b",")
-                first = (re.match(rb"\w+", name.strip()) for name in names)
-                imported |= {found[0].decode().lower() for found in first if found}
-        return {line for line in lines if _name(line).replace("-", "_") not in imported}
+        suite = f"{item.benchmark_dir.strip('/')}/"
+        for commit, paths in zip((item.merge_sha, item.base_sha), trees, strict=True):
+            code = [path for path in paths if path.endswith((".py", ".pyx", ".pxd"))]
+            sources = [path for path in code if path.startswith(suite) or not _ASIDE & set(PurePosixPath(path).parts)]
+            for content in self._read(mirror, commit, sources).values():
+                imported |= _imported(content)
+        return {line for line in lines if not {one.lower() for one in modules_of(_name(line))} & imported}
+
+
+def _imported(content: bytes) -> set[str]:
+    """Top-level modules that Python or Cython imports, in small letters; also where no parser would read it."""
+    imported: set[str] = set()
+    for package, several in _IMPORT.findall(content):
+        names = [package] if package else several.split(b",")
+        first = (re.match(rb"\w+", name.strip()) for name in names)
+        imported |= {found[0].decode().lower() for found in first if found}
+    return imported
 
 
 def _core_metadata(text: str) -> Metadata:

@@ -41,11 +41,20 @@ def main(config: dict) -> dict:  # type: ignore[type-arg]  # Python 3.8 does not
             names = []
             traceback.print_exc(file=errors)
     last = [line for line in errors.getvalue().splitlines() if line and not line.startswith((" ", "Traceback"))]
-    return {"imported": imported, "errors": failed, "benchmarks": names, "suite_errors": last}
+    places = {name: str(getattr(sys.modules.get(name), "__file__", "")) for name in ("timeit", "asv_runner")}
+    return {
+        "imported": imported,
+        "errors": failed,
+        "benchmarks": names,
+        "suite_errors": last,
+        "timer": places["timeit"],
+        "runner": places["asv_runner"],
+    }
 
 
 if __name__ == "__main__":
     sys.path.pop(0)
     found = main(json.loads(sys.argv[1]))
     sys.stdout.flush()
-    print("\n" + ANSWER + json.dumps(found))
+    print("\n" + ANSWER + json.dumps(found), flush=True)
+    os._exit(0)  # no thread and no exit handler of the package has the last word

@@ -6,10 +6,12 @@ identifies what was built wherever that was.
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from formulamine.build.cache import key_of
 from formulamine.tables import Record
 
-RECIPE_VERSION = "1"
+RECIPE_VERSION = "2"
 
 
 class Recipe(Record):
@@ -26,6 +28,10 @@ class Recipe(Record):
     pins_base: list[str]
     build_pins: list[str]
     environment_variables: dict[str, str]
+    config_settings: dict[str, str] = Field(default={})
+    """Settings of the build backend (PEP 517)."""
+    system_packages: list[str] = Field(default=[])
+    """Debian packages beside those of the base image, sorted."""
     benchmark_dir: str
 
     def pins_of(self, commit: str) -> list[str]:
@@ -38,9 +44,10 @@ class Recipe(Record):
 
     def environment_key(self, commit: str, interpreter: str) -> str:
         """Key of a side's environment, shared by every pull request with the same pins."""
-        return key_of("environment", RECIPE_VERSION, interpreter, self.pins_of(commit))
+        return key_of("environment", RECIPE_VERSION, interpreter, self.pins_of(commit), self.system_packages)
 
     def side_key(self, commit: str, interpreter: str) -> str:
         """Key of a built side."""
         build = [self.build_pins, self.environment_variables, self.package_root]
+        build += [self.config_settings, self.system_packages]
         return key_of("side", RECIPE_VERSION, self.repo, commit, interpreter, *build)

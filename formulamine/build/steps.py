@@ -4,26 +4,55 @@ Here belong each step's version and what decides its answer. What a step does st
 makes of it in `assets.py`.
 """
 
+import logging
 import platform
+from collections.abc import Iterator
+from functools import partial
 
+import polars as pl
+
+from formulamine.build.backend import Backend
+from formulamine.build.cascade import Adaptation, Neighbour, Neighbours
+from formulamine.build.docker import DockerBackend
 from formulamine.build.failures import SYSTEM_PACKAGES_FILE
-from formulamine.build.images import ImageInput, ImageStep
+from formulamine.build.images import HINTS, ImageInput, ImageStep
 from formulamine.build.interpreters import INTERPRETERS_FILE
 from formulamine.build.local import LocalBackend
 from formulamine.build.payloads import PayloadInput, PayloadReason, PayloadStep
 from formulamine.build.reasons import ImageReason
+from formulamine.build.repair import PROMPT_FILE
+from formulamine.build.suite_needs import IMPORT_NAMES_FILE
+from formulamine.build.tampering import TAMPERING_FILE
 from formulamine.items import Step
+from formulamine.services.container import Backend as BackendName
 from formulamine.services.container import Services
+from formulamine.services.store import StoreError, Tables
+from formulamine.tables import Status
 
-ENV_PAYLOADS_VERSION = "3"
-IMAGES_VERSION = "3"
+ENV_PAYLOADS_VERSION = "4"
+IMAGES_VERSION = "4"
 MODULES = "formulamine.build."
+IMAGE_SOURCES = (
+    "images", "cascade", "backend", "local", "docker", "pair", "failures", "recipe", "repair", "recipe_change", "facts",
+    "digests", "probe", "commits", "suite_source", "tampering", "folders", "manifest", "backend_hooks", "declarations",
+)  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 
 def local_backend(services: Services) -> LocalBackend:
     """The backend that builds on this machine."""
-    cache = services.settings.home / "cache"
-    return LocalBackend(cache, services.git, services.resolver, services.settings.build, services.cancelled)
+    cache, settings = services.settings.home / "cache", services.settings
+    return LocalBackend(cache, services.git, services.resolver, settings.build, settings.disk, services.cancelled)
+
+
+def backend_of(services: Services, name: BackendName) -> Backend:
+    """A backend by its name."""
+    if name == "local":
+        return local_backend(services)
+    cache, settings = services.settings.home / "cache" / "docker", services.settings
+    shared = (cache, services.git, services.resolver, settings.build, settings.disk)
+    return DockerBackend(*shared, settings.docker, services.engine, services.cancelled)
 
 
 def env_payloads_step(services: Services) -> Step[PayloadInput]:
@@ -44,13 +73,14 @@ def env_payloads_step(services: Services) -> Step[PayloadInput]:
         run=run,
         reasons=PayloadReason,
         sources=(
-            *(MODULES + name for name in ("payloads", "declarations", "interpreters")),
-            *(MODULES + name for name in ("local", "failures", "backend_hooks")),
+            *(MODULES + name for name in ("payloads", "declarations", "interpreters", "package_root", "standing")),
+            *(MODULES + name for name in ("static_setup", "tool_tables", "dependency_groups", "suite_needs")),
+            *(MODULES + name for name in ("backend", "local", "failures", "backend_hooks")),
             "formulamine.services.resolver",
             "formulamine.discover.asv_config",
         ),
         settings=(services.settings.resolve, services.settings.build),  # a backend that is asked has a build's limits
-        data_files=(INTERPRETERS_FILE, SYSTEM_PACKAGES_FILE),
+        data_files=(INTERPRETERS_FILE, IMPORT_NAMES_FILE, SYSTEM_PACKAGES_FILE),
         outside=_machine(services),
         workers=min(services.settings.workers.resolve_workers, 2 * services.settings.cores),
     )  # fmt: skip
@@ -60,27 +90,54 @@ def images_step(services: Services) -> Step[ImageInput]:
     """Build both sides and look at what came out."""
     run = ImageStep(
         git=services.git,
-        backend=local_backend(services),
-        sandboxes=services.sandboxes,
+        backend=backend_of(services, services.backend),
+        sandboxes=services.sandboxes_of(services.backend),
         blobs=services.blobs,
         settings=services.settings.build,
+        resolver=services.resolver,
+        llm=services.llm,
+        neighbours=Neighbours(partial(recorded_neighbours, services.tables)),
     )
     return Step(
         asset="images",
         version=IMAGES_VERSION,
         reads=ImageInput,
-        hints=("url",),
+        hints=HINTS,
         run=run,
+        again=run.again,
         reasons=ImageReason,
-        sources=tuple(
-            MODULES + name
-            for name in ("images", "local", "failures", "facts", "probe", "recipe", "backend_hooks", "declarations")
-        ),
+        sources=tuple(MODULES + name for name in IMAGE_SOURCES),
         settings=(services.settings.build,),
-        data_files=(SYSTEM_PACKAGES_FILE,),
-        outside={**_machine(services), "backend": "local"},
-        workers=min(services.settings.workers.build_workers, services.settings.cores),
+        data_files=(SYSTEM_PACKAGES_FILE, TAMPERING_FILE, PROMPT_FILE),
+        outside={**_machine(services), **_backend(services), **services.llm.decides("repair")},
+        workers=services.settings.build_workers,
     )
+
+
+def recorded_neighbours(tables: Tables, repo: str) -> Iterator[Neighbour]:
+    """Built pull requests of a repository in the tables of all months."""
+    for month in tables.months("images"):
+        try:
+            built, merged = tables.read("images", month), tables.read("pull_requests", month)
+        except StoreError as error:
+            _log.info(
+                "no neighbours of %s from %s: %s", repo, month, error
+            )  # a hint; the run of that month says it too
+            continue
+        if built is None or merged is None:
+            continue
+        done = built.filter(pl.col("status") == Status.DONE).select("pr_id", "adaptation", "recorded_at")
+        for row in done.join(merged.filter(pl.col("repo") == repo).select("pr_id", "merged_at"), on="pr_id").to_dicts():
+            change = Adaptation.model_validate_json(row["adaptation"] or "{}")
+            yield Neighbour(repo, row["merged_at"], row["recorded_at"], change)
+
+
+def _backend(services: Services) -> dict[str, str]:
+    """What decides a build besides the machine: the backend, and what its images stand on."""
+    if services.backend == "local":
+        return {"backend": "local"}
+    docker = services.settings.docker
+    return {"backend": "docker", "base_image": docker.base_image, "registry": docker.registry}
 
 
 def _machine(services: Services) -> dict[str, str]:

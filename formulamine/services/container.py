@@ -12,13 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
+from formulamine.services.docker_engine import Engine
+from formulamine.services.docker_sandbox import DockerSandboxes
 from formulamine.services.git import Git
 from formulamine.services.ledger import Ledger
+from formulamine.services.llm import Llm
 from formulamine.services.resolver import Resolver
-from formulamine.services.sandbox import Sandboxes
+from formulamine.services.sandbox import ChoosesSandbox, Sandboxes
 from formulamine.services.store import Blobs, Tables
 from formulamine.settings import Settings
+
+Backend = Literal["local", "docker"]
+"""Where code is built and measured."""
 
 
 @dataclass
@@ -26,6 +33,7 @@ class Services:
     """Services of one run. `cancelled` ends whatever any of them is doing."""
 
     settings: Settings
+    backend: Backend = "local"
     trust: bool = False
     is_ours: Callable[[str], bool] = lambda commit: False
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -50,6 +58,8 @@ class Services:
     def close(self) -> None:
         """End whatever still runs, and give back what is open."""
         self.cancelled.set()
+        if "llm" in self.__dict__:
+            self.llm.close()
         if "ledger" in self.__dict__:
             self.ledger.close()
         if "scratch" in self.__dict__:
@@ -77,5 +87,21 @@ class Services:
 
     @cached_property
     def sandboxes(self) -> Sandboxes:
-        """Where foreign code runs."""
+        """Where foreign code runs on this machine."""
         return Sandboxes(trust=self.trust, is_ours=self.is_ours, cancelled=self.cancelled)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The Docker engine. Nobody is asked before it is used."""
+        return Engine(self.settings.home, self.cancelled)
+
+    @cached_property
+    def llm(self) -> Llm:
+        """Models, where some are configured."""
+        return Llm(self.settings.llm, self.settings.home / "cache", self.cancelled)
+
+    def sandboxes_of(self, backend: Backend) -> ChoosesSandbox:
+        """Where foreign code runs on a backend."""
+        if backend == "local":
+            return self.sandboxes
+        return DockerSandboxes(self.engine, self.settings.docker.docker_network, self.cancelled)

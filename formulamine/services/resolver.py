@@ -32,7 +32,7 @@ _NOT_FOUND = re.compile(r"\b([A-Za-z0-9._-]+) was not found in the package regis
 _PIN = re.compile(r"[A-Za-z0-9._-]+==\S+")
 _OFFLINE = ("Request failed after", "Failed to fetch", "client error (Connect)", "dns error", "operation timed out")
 _NEEDS_BUILD = ("no usable wheels", "building from source is disabled", "no wheels with a matching", "--no-build")
-_PROBE = (
+PROBE = (
     "import json,os,sys;"
     "print(json.dumps([sys.version_info[:3],sys.implementation.name,sys.base_prefix,os.path.realpath(sys.executable)]))"
 )
@@ -195,7 +195,7 @@ class Resolver:
         code, output = self._run([*install, "--only-binary", ":all:"])
         if code == 0:
             return
-        if any(sign in output for sign in _OFFLINE):
+        if is_offline(output):
             raise IndexUnreachable(_last_line(output))
         result = sandbox().run(
             Command(
@@ -238,7 +238,7 @@ class Resolver:
 
 def _probe(path: Path) -> Interpreter | None:
     """What an interpreter says of itself; None where it does not start or is no CPython 3."""
-    tried = subprocess.run([path, "-I", "-c", _PROBE], capture_output=True, text=True, check=False)
+    tried = subprocess.run([path, "-I", "-c", PROBE], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
         _log.debug("%s does not start: %s", path, tried.stderr.strip())
         return None
@@ -248,8 +248,13 @@ def _probe(path: Path) -> Interpreter | None:
     return Interpreter(f"{version[0]}.{version[1]}", ".".join(map(str, version)), Path(real), Path(prefix))
 
 
+def is_offline(output: str) -> bool:
+    """Whether uv says that it did not reach the index."""
+    return any(sign in output for sign in _OFFLINE)
+
+
 def _failure(output: str) -> Exception:
-    if any(sign in output for sign in _OFFLINE):
+    if is_offline(output):
         return IndexUnreachable(_last_line(output))
     message = " ".join(line.strip() for line in output.splitlines() if line.strip() and not line.startswith("warning"))
     return Unresolvable(message[:1000], frozenset(_NOT_FOUND.findall(" ".join(output.split()))))

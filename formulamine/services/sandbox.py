@@ -15,12 +15,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from formulamine.items import Cancelled
 from formulamine.services.cgroup import Cgroup
@@ -33,7 +34,17 @@ TMP_MB = 2048
 DISK_FULL_MB = 64  # free space below which a tool's word that the disk is full is believed
 ENDED_POLL_S = 0.01  # between a command's last output and its end
 # What a build or a benchmark may need of the host's /etc: certificates, the loader's cache, how names resolve.
-ETC = ("ssl", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "mime.types")
+# Of /etc/ssl not `private`: started by root, the user inside may read what only root may.
+ETC = (
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "alternatives",
+    "localtime",
+    "mime.types",
+)
 ETC_NETWORK = ("resolv.conf", "hosts", "nsswitch.conf", "services")
 # Settings of the machine's network that an installing step needs. Never a value with a login in it.
 NETWORK_VARIABLES = (
@@ -54,11 +65,16 @@ class Command:
 
     argv: list[str]
     readable: tuple[Path, ...] = ()
-    """Host folders seen at their own paths, read-only."""
+    """Host folders and files seen read-only."""
     writable: tuple[Path, ...] = ()
-    """Host folders seen at their own paths, writable; disk use there is not limited."""
+    """Host folders seen writable; disk use there is not limited."""
+    inside: Mapping[Path, str] = field(default_factory=dict)
+    """Where the command sees a host path; at its own path where it is not named here."""
+    image: str = ""
+    """The image whose root the command sees, where the sandbox is a container."""
     environment: dict[str, str] = field(default_factory=dict)
     cwd: Path = Path("/tmp")
+    """As the command sees it."""
     network: bool = False
     timeout_s: float = 600
     memory_mb: int = 4096
@@ -82,10 +98,17 @@ class Result:
 
 @dataclass
 class Running:
-    """A long-lived sandbox. `process` has binary pipes on stdin and stdout."""
+    """A running command. `process` has binary pipes on stdin and stdout, where it is a long-lived one."""
 
     process: subprocess.Popen[bytes]
     cgroup: Cgroup | None
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed something in it for want of memory."""
+        return self.cgroup is not None and self.cgroup.out_of_memory()
+
+    def bring_back(self) -> None:
+        """Bring what an ended command wrote to the host's folders, where they are not the same files."""
 
     def close(self) -> None:
         """Kill every process in it and wait for that."""
@@ -135,8 +158,10 @@ class Sandbox:
                     break  # though something it left behind may hold the pipe open
                 elif not open_:
                     time.sleep(ENDED_POLL_S)
+            if not timed_out:
+                running.bring_back()
         finally:
-            out_of_memory = running.cgroup is not None and running.cgroup.out_of_memory()
+            out_of_memory = running.out_of_memory()
             running.close()
         text = output.text()
         # Foreign code may say anything, and its own /tmp may be full: only a full disk of ours ends the run.
@@ -155,7 +180,7 @@ class Sandbox:
         )
         argv = bubblewrap(command) if self.isolated else command.argv
         # Variables that a repository names (LD_PRELOAD ...) reach its command alone, not what sets up the sandbox.
-        environment = {"PATH": "/usr/bin:/bin"} if self.isolated else _environment(command, isolated=False)
+        environment = {"PATH": "/usr/bin:/bin"} if self.isolated else environment_of(command, isolated=False)
         process = self._spawner.spawn(
             lambda: subprocess.Popen(
                 ["/bin/sh", "-c", script + ' exec "$@"', "sh", *argv],
@@ -184,18 +209,24 @@ def bubblewrap(command: Command) -> list[str]:
             argv += ["--ro-bind", str(path), str(path)]
     for name in ETC + (ETC_NETWORK if command.network else ()):
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    argv += ["--proc", "/proc", "--dev", "/dev", "--size", str(TMP_MB * 2**20), "--tmpfs", "/tmp", "--dir", "/tmp/home"]
+    # Started by root, the user inside is root to files of the host: without this it writes the kernel's settings, so
+    # that a core dump starts a program of its choice outside. bubblewrap 0.8 covers /proc/sys only where the folder
+    # itself, not the files in it, could be written.
+    argv += ["--proc", "/proc", "--remount-ro", "/proc"]
+    size = ["--size", str(TMP_MB * 2**20)]
+    argv += ["--dev", "/dev", *size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    argv += [*size, "--tmpfs", "/tmp", "--dir", "/tmp/home"]
     for path in command.readable:
-        argv += ["--ro-bind", str(path), str(path)]
+        argv += ["--ro-bind", str(path), command.inside.get(path, str(path))]
     for path in command.writable:
-        argv += ["--bind", str(path), str(path)]
+        argv += ["--bind", str(path), command.inside.get(path, str(path))]
     argv += ["--remount-ro", "/", "--clearenv"]
-    for name, value in _environment(command, isolated=True).items():
+    for name, value in environment_of(command, isolated=True).items():
         argv += ["--setenv", name, value]
     return [*argv, "--chdir", str(command.cwd), "--", *command.argv]
 
 
-def _environment(command: Command, *, isolated: bool) -> dict[str, str]:
+def environment_of(command: Command, *, isolated: bool) -> dict[str, str]:
     """The whole environment of a command: nothing of the host's but what an installing step needs."""
     home = "/tmp/home" if isolated else str(command.cwd)
     environment = {"PATH": "/usr/bin:/bin", "HOME": home, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
@@ -259,6 +290,17 @@ class Isolation:
         if tried.returncode != 0:
             return cls(False, f"bubblewrap cannot run here: {tried.stderr.strip()}", False)
         return cls(True, "", Cgroup.available())
+
+
+class ChoosesSandbox(Protocol):
+    """Gives the sandbox in which code of some commits may run."""
+
+    def for_commits(self, commits: Iterable[str]) -> Sandbox:
+        """The sandbox in which code of these commits may run.
+
+        Raises:
+            NoSandbox: there is none.
+        """
 
 
 class Sandboxes:

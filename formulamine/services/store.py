@@ -133,6 +133,10 @@ class Tables:
         """Where a month of a table is."""
         return self.folder / name / f"{month}.parquet"
 
+    def months(self, name: str) -> list[str]:
+        """Months of a table, in order."""
+        return sorted(path.stem for path in (self.folder / name).glob("*.parquet"))
+
     def write(self, name: str, month: str, frame: pl.DataFrame) -> None:
         """Write a month of a table, over what was there."""
         schema = table_schema(name)

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from formulamine.build.local import LocalBackend, Pair, Side
+from formulamine.build.backend import Backend
+from formulamine.build.pair import Pair, Side
 from formulamine.build.reasons import BuildFailed
 from formulamine.build.recipe import Recipe
 from formulamine.items import Cancelled, Done, Failed, Outcome, Rejected
+from formulamine.services.docker_engine import EngineError
 from formulamine.services.resolver import IndexUnreachable
-from formulamine.services.sandbox import Command, NoSandbox, Running, Sandbox, Sandboxes
+from formulamine.services.sandbox import ChoosesSandbox, NoSandbox, Running, Sandbox
 from formulamine.services.store import Blobs, waiting
 from formulamine.settings import MeasureSettings
 from formulamine.tables import BenchmarkResult, Record, SpeedupMeasurement
@@ -44,6 +46,7 @@ class MeasureReason(StrEnum):
     BUILD_LOST = "build_lost"
     INDEX_UNREACHABLE = "index_unreachable"
     NO_SANDBOX = "no_sandbox"
+    ENGINE_FAILED = "engine_failed"
 
 
 class MeasureInput(Record):
@@ -91,8 +94,8 @@ def machine_class() -> str:
 class MeasureStep:
     """Measures pull requests on this machine, one at a time."""
 
-    backend: LocalBackend
-    sandboxes: Sandboxes
+    backend: Backend
+    sandboxes: ChoosesSandbox
     blobs: Blobs
     settings: MeasureSettings
     lock: Path
@@ -106,13 +109,15 @@ class MeasureStep:
             return self.sandboxes.for_commits((item.base_sha, item.merge_sha))
 
         try:
-            pair = self.backend.pair(recipe, item.url, sandbox)
+            pair = self.backend.pair(recipe, item.url, sandbox, item.pr_id)
             with waiting(self.lock, self.cancelled):
                 return self._measure(item, pair, sandbox())
         except BuildFailed as error:  # the trees are a cache; making one again should not fail where it once did not
             return Failed(MeasureReason.BUILD_LOST, f"{error.reason}: {error}", infrastructure=True)
         except IndexUnreachable as error:
             return Failed(MeasureReason.INDEX_UNREACHABLE, f"the package index: {error}", infrastructure=True)
+        except EngineError as error:
+            return Failed(MeasureReason.ENGINE_FAILED, str(error), infrastructure=True)
         except NoSandbox as error:
             return Failed(MeasureReason.NO_SANDBOX, str(error), infrastructure=True)
         except MeasurementCancelled as error:
@@ -172,19 +177,14 @@ class MeasureStep:
     ) -> Launch:
         """How the protocol starts a side, as often as it needs to."""
         config = HarnessConfig(
-            suite_parent=str(pair.suite_parent),
+            suite_parent=side.seen.suite_parent,
             suite=pair.suite,
-            site=str(side.site),
-            tools=str(pair.tools),
+            site=side.seen.site,
+            tools=side.seen.tools,
             import_names=tuple(item.import_names),
             seed=seed,
         )
-        command = Command(
-            config.command(str(side.python), str(HARNESS)),
-            readable=(*side.readable, pair.suite_parent, pair.tools, HARNESS),
-            environment=pair.recipe.environment_variables,
-            memory_mb=self.settings.measure_memory_mb,
-        )
+        command = pair.command(side, HARNESS, config.arguments(), self.settings.measure_memory_mb)
 
         def launch() -> subprocess.Popen[bytes]:
             for ended in [one for one in running if one.process.poll() is not None]:

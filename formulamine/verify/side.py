@@ -23,7 +23,8 @@ HARNESS = Path(__file__).with_name("harness.py")
 """The file that `Launch` runs; it is copied or bound into the sandbox, and needs nothing of this package there."""
 
 Launch = Callable[[], "subprocess.Popen[bytes]"]
-"""Starts a side: `HarnessConfig.command` in its sandbox, with binary pipes as standard input and output.
+"""Starts a side: `python -B harness.py`, with `HarnessConfig.arguments`, in its sandbox, with binary pipes as standard
+input and output.
 
 Standard error goes to a file or nowhere, since nobody reads a pipe. A cancelled measurement kills this process; what
 the sandbox started must die with it. It is called again where a side died, so it must be repeatable.
@@ -75,9 +76,9 @@ class HarnessConfig:
     import_names: tuple[str, ...]
     seed: int = 0
 
-    def command(self, python: str, harness: str) -> list[str]:
-        """The command that starts the side: interpreter and harness as the sandbox sees them."""
-        return [python, "-B", harness, json.dumps(asdict(self))]
+    def arguments(self) -> list[str]:
+        """What follows `python -B harness.py` in the command that starts the side."""
+        return [json.dumps(asdict(self))]
 
 
 @dataclass(frozen=True)

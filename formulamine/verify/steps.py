@@ -4,7 +4,7 @@ Here belong its version and what decides its answer. How it measures stands besi
 it in `assets.py`.
 """
 
-from formulamine.build.steps import local_backend
+from formulamine.build.steps import backend_of
 from formulamine.items import Step
 from formulamine.services.container import Services
 from formulamine.verify import protocol
@@ -17,8 +17,8 @@ MODULES = "formulamine.verify."
 def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
     """Measure built pull requests, one at a time."""
     run = MeasureStep(
-        backend=local_backend(services),
-        sandboxes=services.sandboxes,
+        backend=backend_of(services, services.backend),
+        sandboxes=services.sandboxes_of(services.backend),
         blobs=services.blobs,
         settings=services.settings.measure,
         lock=services.settings.home / "locks" / "measuring.lock",

@@ -31,7 +31,7 @@ def warm_cache(tmp_path_factory: pytest.TempPathFactory, interpreters: dict[str,
     made = Workbench(tmp_path_factory.mktemp("warm"), interpreters, uv_cache=uv_cache)
     made.own_tools()
     item = made.simple_input(made.repository(project()))
-    pair = made.backend.pair(item.recipe(), item.url, made.sandbox)
+    pair = made.backend.pair(item.recipe(), item.url, made.sandbox, item.pr_id)
     shutil.rmtree(pair.head.tree.parent)
     shutil.rmtree(made.home / "cache" / "suites")
     return made.home / "cache"

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from formulamine.build.assets import facts_agree, image_yield, no_head_in_base, pins_are_exact, share_resolved
-from formulamine.build.local import Pair
+from formulamine.build.pair import Pair
 from formulamine.build.payloads import PayloadReason
 from formulamine.build.reasons import ImageReason
 from formulamine.build.recipe import Recipe
@@ -47,7 +47,7 @@ def test_exact_pins_and_the_first_interpreter_pass(here: Interpreters) -> None:
         ({"acceptable_pythons": ["3.7"]}, "is not the first acceptable one here"),
         ({"acceptable_pythons": []}, "is not the first acceptable one here"),
         ({"python_version": "3.7"}, "is not the first acceptable one here"),
-        ({"python_version": "3.7"}, "is below the floor"),
+        ({"python_version": "3.7"}, "is not within >=3.8"),
     ],
 )
 def test_inexact_pins_and_another_interpreter_do_not(here: Interpreters, change: dict[str, Any], said: str) -> None:

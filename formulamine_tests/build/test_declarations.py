@@ -15,11 +15,13 @@ from formulamine.build.declarations import (
     applying,
     asv_environment,
     asv_extras,
+    asv_groups,
     asv_requirements,
     build_system,
-    package_root,
+    offered,
     parse_pyproject,
     requirements,
+    ruled_out,
     series,
     specifier,
     static_metadata,
@@ -86,6 +88,7 @@ def test_without_a_project_table_the_backend_decides(text: str) -> None:
     "text",
     [
         b"[project\n",
+        b"a = " + b"[" * 50_000,
         b"\xff\xfe",
         b'[project]\nname = "a"\ndependencies = ["numpy >>= 1"]',
         b'[project]\nname = "a"\ndependencies = ["not a requirement"]',
@@ -160,7 +163,7 @@ def test_an_extra_of_url_requirements_is_read() -> None:
 def test_a_missing_build_system_means_setuptools_as_it_was() -> None:
     system = build_system({})
     assert system.backend == LEGACY_BACKEND
-    assert [str(one) for one in system.requires] == ["setuptools", "wheel"]
+    assert [str(one) for one in system.requires] == ["setuptools>=40.8.0", "wheel"]
 
 
 def test_a_build_system_is_read() -> None:
@@ -183,10 +186,63 @@ def test_requirements_without_a_backend_are_built_by_setuptools() -> None:
         ("python -m pip install -e .[all]", ("all",)),
         ("python -m pip install {wheel_file}", ()),
         ("python -m pip install numpy[extra]", ()),
+        ("python -m pip install -e {build_dir}/python[fast]", ("fast",)),
+        ("python -m pip install ./python[fast]", ("fast",)),
+        ("python -m pip install --no-index My.Package[fast] other[slow]", ("fast",)),
+        ("uv sync --extra fast --extra=io", ("fast", "io")),
+        ("poetry install --extras 'fast io' -E more", ("fast", "io", "more")),
+        ("python -m pip install 'unbalanced", ()),
     ],
 )
-def test_extras_are_read_off_the_install_command(command: str, extras: tuple[str, ...]) -> None:
-    assert asv_extras([command]) == extras
+def test_extras_are_read_off_the_commands(command: str, extras: tuple[str, ...]) -> None:
+    assert asv_extras([command], "my-package") == extras
+
+
+@pytest.mark.parametrize(
+    ("command", "groups"),
+    [
+        ("python -m pip install --group bench", ("bench",)),
+        ("python -m pip install --group=python/pyproject.toml:bench", ("bench",)),
+        ("poetry install --with bench,test", ("bench", "test")),
+        ("uv sync --only-group bench --no-dev", ("bench",)),
+        ("python -m pip install {wheel_file}", ()),
+    ],
+)
+def test_dependency_groups_are_read_off_the_commands(command: str, groups: tuple[str, ...]) -> None:
+    assert asv_groups([command]) == groups
+
+
+def test_what_an_extra_adds_is_offered_under_the_extra_that_has_it() -> None:
+    assert [(extra, str(one)) for extra, one in offered(metadata(STATIC), "3.11")] == [
+        ("fast", "numba>=0.50"),
+        ("io-all", "fsspec"),
+    ]
+
+
+def test_what_a_marker_rules_out_is_told_but_not_what_an_extra_would_ask_for() -> None:
+    assert [one.name for one in ruled_out(metadata(STATIC), "3.11")] == ["tomli"]
+    assert ruled_out(metadata(STATIC), "3.10") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "mended"),
+    [
+        ("numpy >= '1.20'", "numpy>=1.20"),
+        ('numpy>="1.20",<2', "numpy<2,>=1.20"),
+        ("numpy>=1.20.*", "numpy>=1.20"),
+        ("numpy <2.*, >=1.*; python_version < '3.9'", 'numpy<2,>=1; python_version < "3.9"'),
+        ("numpy==1.20.*", "numpy==1.20.*"),
+    ],
+)
+def test_what_the_tools_of_its_day_took_is_mended(line: str, mended: str) -> None:
+    assert [str(one) for one in requirements([line])] == [mended]
+    assert str(specifier(">=3.6.*,<4")) == "<4,>=3.6"
+
+
+@pytest.mark.parametrize("name", ["a'b", "a\\", "", "\n"])
+def test_an_extra_with_an_impossible_name_says_so(name: str) -> None:
+    with contextlib.suppress(DeclarationError):
+        static_metadata({"project": {"name": "p", "optional-dependencies": {name: ["x"]}}})
 
 
 @pytest.mark.parametrize(
@@ -225,26 +281,6 @@ def test_what_cannot_be_an_environment_variable_is_left_out() -> None:
     names = ["A=B", "", "A B", "1A", "OMP_NUM_THREADS"]
     config = parse(json.dumps({"matrix": {"env": {**dict.fromkeys(names, "1"), "N": "a\0b"}}}).encode())
     assert asv_environment(config.matrix) == {"OMP_NUM_THREADS": "1"}
-
-
-@pytest.mark.parametrize(
-    ("paths", "hint", "root"),
-    [
-        (["pyproject.toml", "pkg/a.py"], None, "."),
-        (["setup.py"], None, "."),
-        (["python/pyproject.toml", "rust/Cargo.toml"], None, "python"),
-        (["pyproject.toml", "python/pyproject.toml"], "python", "python"),
-        (["pyproject.toml", "python/pyproject.toml"], "python/", "python"),
-        (["pyproject.toml", "python/pyproject.toml"], "./python", "python"),
-        (["pyproject.toml"], "elsewhere", "."),
-        (["a/b/setup.py", "c/setup.py"], None, "c"),
-        (["setup.cfg", "README.md"], None, None),
-        ([], None, None),
-        ([], "x", None),
-    ],
-)
-def test_the_package_is_where_its_build_files_are(paths: list[str], hint: str | None, root: str | None) -> None:
-    assert package_root(paths, hint) == root
 
 
 def test_series_of_classifiers() -> None:

@@ -12,8 +12,8 @@ from typing import cast
 
 import pytest
 
-from formulamine.build import facts
-from formulamine.build.local import Pair
+from formulamine.build import digests, facts
+from formulamine.build.pair import Pair
 from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.items import Done, Failed
@@ -219,7 +219,7 @@ def test_links_inside_a_suite_are_kept_as_links(bench: Workbench) -> None:
     image = built(bench, project() | {"benchmarks/data": (b"120000", b"/etc")})
     link = pair_of(bench, image).suite_parent / "benchmarks" / "data"
     assert os.readlink(link) == "/etc"
-    facts.measure_digest(pair_of(bench, image))
+    digests.measure_digest(pair_of(bench, image))
 
 
 def test_a_whole_repository_as_suite_is_an_outcome(bench: Workbench) -> None:
@@ -273,17 +273,17 @@ def test_a_digest_changes_with_any_byte_mode_or_link_and_with_nothing_else(bench
     image = built(bench, project())
     pair = pair_of(bench, image)
 
-    def digests() -> tuple[str, str]:
-        return facts.base_digest(pair)[0], facts.measure_digest(pair)[0]
+    def both() -> tuple[str, str]:
+        return digests.base_digest(pair)[0], digests.measure_digest(pair)[0]
 
-    before = digests()
+    before = both()
     assert before == (image.base_digest, image.measure_digest)
     module = pair.base.site / "toy" / "__init__.py"
     os.utime(module, (1, 1))
     (module.parent / "__pycache__").mkdir()
     (module.parent / "__pycache__" / "x.pyc").write_bytes(b"1")
     (module.parent / "y.pyc").write_bytes(b"1")
-    assert digests() == before
+    assert both() == before
     text = module.read_bytes()
     for path, change, undo in (
         (module, lambda: module.write_bytes(text + b" "), lambda: module.write_bytes(text)),
@@ -292,14 +292,14 @@ def test_a_digest_changes_with_any_byte_mode_or_link_and_with_nothing_else(bench
         (module, lambda: module.with_name("new.py").write_text(""), lambda: module.with_name("new.py").unlink()),
     ):
         change()
-        assert digests()[0] != before[0], path
-        assert digests()[1] != before[1], path
+        assert both()[0] != before[0], path
+        assert both()[1] != before[1], path
         undo()
-        assert digests() == before
+        assert both() == before
     suite = pair.suite_parent / "benchmarks" / "bench.py"
     suite.write_text(suite.read_text() + "\n")
-    assert digests()[0] == before[0]
-    assert digests()[1] != before[1]
+    assert both()[0] == before[0]
+    assert both()[1] != before[1]
 
 
 def test_standing_says_what_is_there_and_makes_nothing(bench: Workbench) -> None:
@@ -307,24 +307,24 @@ def test_standing_says_what_is_there_and_makes_nothing(bench: Workbench) -> None
     recipe = item.recipe()
     assert bench.backend.standing(recipe) is None
     assert not (bench.home / "cache" / "suites").exists()
-    pair = bench.backend.pair(recipe, item.url, bench.sandbox)
+    pair = bench.backend.pair(recipe, item.url, bench.sandbox, item.pr_id)
     assert bench.backend.standing(recipe) == pair
     assert bench.backend.standing(recipe.model_copy(update={"python_version": "3.5"})) is None
     shutil.rmtree(pair.head.tree.parent)
     assert bench.backend.standing(recipe) is None
-    assert bench.backend.pair(recipe, item.url, bench.sandbox) == pair
+    assert bench.backend.pair(recipe, item.url, bench.sandbox, item.pr_id) == pair
     assert (pair.head.site / "toy" / "__init__.py").exists()
 
 
 def test_a_folder_without_its_marker_is_made_anew(bench: Workbench) -> None:
     item = bench.simple_input(bench.repository(project(), FAST))
     recipe = item.recipe()
-    pair = bench.backend.pair(recipe, item.url, bench.sandbox)
+    pair = bench.backend.pair(recipe, item.url, bench.sandbox, item.pr_id)
     folder = pair.head.tree.parent
     (folder.parent / f".{folder.name}.ready").unlink()
     (pair.head.site / "toy" / "half.py").write_text("half")
     assert bench.backend.standing(recipe) is None
-    bench.backend.pair(recipe, item.url, bench.sandbox)
+    bench.backend.pair(recipe, item.url, bench.sandbox, item.pr_id)
     assert not (pair.head.site / "toy" / "half.py").exists()
 
 

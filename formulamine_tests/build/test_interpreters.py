@@ -48,6 +48,13 @@ def test_the_floor_holds_against_all_evidence() -> None:
     assert not {"3.6", "3.7", "3.8", "3.9"} & set(ladder.series)
 
 
+def test_the_ceiling_holds_against_all_evidence() -> None:
+    ladder = acceptable(evidence(">=3.8", classifiers=["3.12"], asv_pythons=["3.12"]), "3.8", "3.10")
+    assert ladder.series == ["3.10", "3.9", "3.8"]
+    assert acceptable(evidence(">=3.11"), "3.8", "3.10").series == []
+    assert acceptable(evidence(), "3.9", "3.9").series == ["3.9"]
+
+
 def test_a_patch_level_in_requires_python_does_not_rule_out_its_series() -> None:
     assert "3.8" in acceptable(evidence(">=3.8.1"), "3.8").series
     assert "3.8" in acceptable(evidence(">=3.8.17"), "3.8").series
@@ -89,17 +96,18 @@ def test_what_the_suite_names_and_nobody_released_is_passed_over() -> None:
     asv_pythons=st.lists(st.sampled_from([*SERIES, "2.7"])),
     merged_on=st.dates(date(2015, 1, 1), date(2027, 1, 1)),
     floor=st.sampled_from(SERIES),
+    ceiling=st.sampled_from(["", *SERIES]),
 )  # fmt: skip
 def test_every_series_fits_and_stands_once(
-    requires: list[str], classifiers: list[str], asv_pythons: list[str], merged_on: date, floor: str
+    requires: list[str], classifiers: list[str], asv_pythons: list[str], merged_on: date, floor: str, ceiling: str
 ) -> None:
     ladder = acceptable(
-        evidence(*requires, classifiers=classifiers, asv_pythons=asv_pythons, merged_on=merged_on), floor
+        evidence(*requires, classifiers=classifiers, asv_pythons=asv_pythons, merged_on=merged_on), floor, ceiling
     )
     assert len(ladder.series) == len(set(ladder.series))
     assert set(ladder.source) == set(ladder.series)
     for series in ladder.series:
-        assert Version(series) >= Version(floor)
+        assert Version(floor) <= Version(series) <= Version(ceiling or "3.999")
         for spec in requires:
             assert any(SpecifierSet(spec).contains(f"{series}.{patch}") for patch in range(100))
     younger = [release_dates()[one] > merged_on for one in ladder.series]
@@ -107,4 +115,8 @@ def test_every_series_fits_and_stands_once(
     # Whatever fits is there: recall first.
     for series in SERIES:
         whole = all(all(SpecifierSet(spec).contains(f"{series}.{patch}") for patch in range(100)) for spec in requires)
-        assert series in ladder.series or not whole or Version(series) < Version(floor)
+        assert (
+            series in ladder.series
+            or not whole
+            or not (Version(floor) <= Version(series) <= Version(ceiling or "3.999"))
+        )

@@ -6,7 +6,7 @@ import pytest
 
 from formulamine.build.payloads import PayloadReason
 from formulamine.items import Done, Failed
-from formulamine.settings import BuildSettings
+from formulamine.settings import BuildSettings, ResolveSettings
 from formulamine.tables import EnvPayload
 from formulamine_tests.build.workbench import MERGED, SERIES, Files, Index, Workbench, project
 from formulamine_tests.services.histories import day
@@ -111,6 +111,115 @@ def test_the_suites_matrix_and_extras_are_part_of_the_environment(bench: Workben
     assert "gamma <- asv matrix" in found.sources
 
 
+IMPORTS = (
+    "import toy, sklearn\ntry:\n    import maybe\nexcept ImportError:\n    maybe = None\ndef time_work(): toy.work()\n"
+)
+
+
+def test_of_extras_and_groups_only_what_the_suite_imports_is_taken(bench: Workbench, index: Index) -> None:
+    for name in ("scikit-learn", "maybe"):
+        index.add(name, "1.0", LONG_AGO)
+    extras = ["scikit-learn>=1; extra == 'all'", "never; extra == 'all'"]
+    groups = '\n[dependency-groups]\nbench = ["maybe<2", "neither", {include-group = "not there"}]\nwork = ["maybe"]\n'
+    files = project(dependencies=extras, dynamic=True, suite=IMPORTS)
+    files["pyproject.toml"] = str(files["pyproject.toml"]) + groups
+    found = resolved(bench, files)
+    assert found.pins == ["maybe==1.0", "scikit-learn==1.0"]
+    assert found.sources == [
+        "maybe <- dependency group work, for benchmarks/bench.py imports maybe",
+        "scikit-learn>=1 <- extra all, for benchmarks/bench.py imports sklearn",
+    ]
+
+
+def test_what_the_suite_goes_on_without_does_not_stop_a_resolution(bench: Workbench, index: Index) -> None:
+    index.add("scikit-learn", "1.0", LONG_AGO, ["beta<2"])
+    index.add("maybe", "1.0", LONG_AGO, ["beta>=2"])
+    index.add("beta", "1.0", LONG_AGO)
+    files = project(dependencies=["scikit-learn", "maybe; extra == 'x'"], dynamic=True, suite=IMPORTS)
+    found = resolved(bench, files)
+    assert found.pins == ["beta==1.0", "scikit-learn==1.0"]
+    assert found.dropped == ["maybe: does not resolve, and the benchmarks that import it go on without it"]
+
+
+def test_a_dependency_group_that_asvs_commands_name_is_taken_whole(bench: Workbench, index: Index) -> None:
+    index.add("alpha", "1.0", LONG_AGO)
+    files = project(asv={"install_command": ["python -m pip install --group bench {wheel_file}"]})
+    files["pyproject.toml"] = (
+        str(files["pyproject.toml"]) + '\n[dependency-groups]\nbench = ["alpha", "b; os_name==\'x\'"]\n'
+    )
+    found = resolved(bench, files)
+    assert found.pins == ["alpha==1.0"]
+    assert found.sources == ["alpha <- dependency group bench, which ASV's commands name"]
+
+
+def test_a_requirement_whose_marker_is_false_is_recorded(bench: Workbench, index: Index) -> None:
+    found = resolved(bench, project(dependencies=["gone>=1; python_version < '3'", "more; extra == 'x'"], dynamic=True))
+    assert found.dropped == [f'gone>=1: its marker python_version < "3" is false on Python {SERIES}']
+
+
+FAILING = "def get_requires_for_build_wheel(settings=None): raise SystemExit('no compiler today')\n"
+
+
+def without_project(files: Files, setup: str) -> Files:
+    text = str(files["pyproject.toml"]).partition("[project]")[0]
+    return {**files, "pyproject.toml": text, "setup.py": setup}
+
+
+def test_files_stand_in_for_a_backend_that_fails(bench: Workbench, index: Index) -> None:
+    index.add("alpha", "1.0", LONG_AGO)
+    setup = (
+        f"from setuptools import setup\nsetup(name='toy', python_requires='=={SERIES}.*', install_requires=['alpha'])"
+    )
+    found = resolved(bench, without_project(project(hook=FAILING), setup))
+    assert (found.distribution, found.pins, found.acceptable_pythons) == ("toy", ["alpha==1.0"], [SERIES])
+    assert found.sources == [
+        "alpha <- setup.py",
+        "toy <- setup.py of head and setup.py of base, since the build backend failed",
+    ]
+    outcome = failed(bench, without_project(project(hook=FAILING), "setup(name='toy', install_requires=found())"))
+    assert outcome.reason == PayloadReason.BUILD_BACKEND_FAILED
+
+
+def test_what_a_setup_py_imports_without_a_word_is_there_to_build(bench: Workbench, index: Index) -> None:
+    """Nothing is guessed: only what the matrix or the package's own files name is taken."""
+    for name in ("setuptools", "wheel", "numpy", "cython", "scikit-learn"):
+        index.add(name, "50.0", LONG_AGO)
+    setup = (
+        "import numpy.distutils, sklearn, guessed, os\ntry:\n    import Cython\nexcept ImportError:\n    pass\n"
+        "setup(name='toy', install_requires=['scikit-learn'])"
+    )
+    files = project(asv={"matrix": {"numpy": ["50.0"], "cython": []}})
+    files |= {"setup.py": setup, "pyproject.toml": ""}
+    found = resolved(bench, files)
+    assert found.build_pins == ["numpy==50.0", "scikit-learn==50.0", "setuptools==50.0", "wheel==50.0"]
+    assert "numpy==50.0 (to build) <- setup.py imports it, and asv matrix or package metadata names it" in found.sources
+
+
+def test_a_backend_that_answers_has_the_last_word(bench: Workbench, index: Index) -> None:
+    index.add("alpha", "1.0", LONG_AGO)
+    setup = "setup(name='other', install_requires=['beta'])"
+    found = resolved(bench, without_project(project(dependencies=["alpha"]), setup))
+    assert (found.distribution, found.pins) == ("toy", ["alpha==1.0"])
+
+
+def test_what_stands_in_files_chooses_the_interpreter_that_asks_the_backend(bench: Workbench) -> None:
+    outcome = failed(bench, without_project(project(hook=FAILING), "setup(name='toy', python_requires='>=3.99')"))
+    assert outcome.reason == PayloadReason.NO_INTERPRETER
+
+
+def test_however_it_is_written_down_the_same_row_comes_out(bench: Workbench, index: Index) -> None:
+    names = ["delta", "alpha", "charlie", "bravo"]
+    for name in names:
+        index.add(name, "1.0", LONG_AGO)
+    rows = []
+    for order in (names, names[::-1]):
+        lines = [*order, *(f"gone-{name}; python_version < '3'" for name in order), *(f"lost-{one}" for one in order)]
+        asv = {"matrix": {"req": {f"never-{name}": [""] for name in order}}}
+        rows.append(resolved(bench, project(dependencies=lines, asv=asv)).model_dump_json())
+    assert rows[0] == rows[1]
+    assert json.loads(rows[0])["pins"] == ["alpha==1.0", "bravo==1.0", "charlie==1.0", "delta==1.0"]
+
+
 def test_an_unknown_requirement_that_is_imported_fails(bench: Workbench, index: Index) -> None:
     index.add("alpha", "1.0", LONG_AGO)
     for line in ("    from nowhere.sub import x", "import os, nowhere.sub as n"):
@@ -132,6 +241,18 @@ def test_an_unknown_requirement_that_nothing_imports_is_dropped_and_recorded(ben
     found = resolved(bench, project(work, dependencies=["alpha", "nowhere>=1"], asv={"matrix": {"no-where-2": []}}))
     assert found.pins == ["alpha==1.0"]
     assert sorted(line.partition(":")[0] for line in found.dropped) == ["no-where-2", "nowhere>=1"]
+
+
+def test_what_only_tests_and_setup_files_import_is_not_needed(bench: Workbench, index: Index) -> None:
+    more = {"setup.py": "import nowhere\n", "tests/test_a.py": "import nowhere\n", "docs/conf.py": "import nowhere\n"}
+    found = resolved(bench, project(dependencies=["nowhere"]) | more)
+    assert [line.partition(":")[0] for line in found.dropped] == ["nowhere"]
+
+
+def test_what_only_the_base_side_imports_is_needed(bench: Workbench, index: Index) -> None:
+    base = project("import nowhere\n", dependencies=["nowhere"])
+    outcome = failed(bench, base, changed(base, project()))
+    assert outcome.reason == PayloadReason.UNRESOLVABLE
 
 
 def test_a_version_that_does_not_exist_fails(bench: Workbench, index: Index) -> None:
@@ -204,6 +325,15 @@ def test_no_interpreter_names_what_is_here(bench: Workbench) -> None:
     assert SERIES in outcome.error
 
 
+def test_the_youngest_python_is_a_setting(bench: Workbench) -> None:
+    commits = bench.repository(project(requires_python=">=3.8"))
+    step = bench.payload_step()
+    step.settings = ResolveSettings(min_python="3.8", max_python="3.8")
+    outcome = step(bench.payload_input(commits))
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith("acceptable: 3.8; on this machine: ")
+
+
 def test_an_interpreter_that_is_not_here_is_passed_over_for_one_that_is(bench: Workbench) -> None:
     bench.interpreters = {SERIES: bench.interpreters[SERIES]}
     bench.resolver.__dict__["interpreters"] = bench.interpreters
@@ -222,6 +352,22 @@ def test_a_package_in_a_folder_of_its_own_is_found(bench: Workbench) -> None:
     assert (
         resolved(bench, project(root="python/", dynamic=True, asv={"repo_subdir": "python"})).package_root == "python"
     )
+
+
+def test_of_several_packages_the_one_that_the_suite_imports_is_taken(bench: Workbench) -> None:
+    other = {"other/pyproject.toml": '[project]\nname = "other"\nversion = "1"\n', "other/other/__init__.py": ""}
+    found = resolved(bench, project(root="some/where/") | other)
+    assert (found.package_root, found.distribution) == ("some/where", "toy")
+
+
+def test_a_setup_cfg_alone_is_a_package(bench: Workbench, index: Index) -> None:
+    for name in ("setuptools", "wheel"):
+        index.add(name, "50.0", LONG_AGO)  # empty, so that they do not answer
+    files: Files = {path: text for path, text in project().items() if path != "pyproject.toml"}
+    files["setup.cfg"] = f"[metadata]\nname = toy\n[options]\npython_requires = =={SERIES}.*\n"
+    found = resolved(bench, files)
+    assert (found.package_root, found.distribution, found.acceptable_pythons) == (".", "toy", [SERIES])
+    assert found.sources == ["toy <- setup.cfg of head and setup.cfg of base, since the build backend failed"]
 
 
 def test_a_package_that_base_does_not_have_there_yet_cannot_be_compared(bench: Workbench) -> None:

@@ -23,14 +23,16 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from formulamine.build.backend import TOOLS
 from formulamine.build.images import ImageInput, ImageStep
-from formulamine.build.local import TOOLS, LocalBackend
+from formulamine.build.local import LocalBackend
 from formulamine.build.payloads import PayloadInput, PayloadStep
 from formulamine.services.git import Git
+from formulamine.services.llm import Llm
 from formulamine.services.resolver import Interpreter, Resolver
-from formulamine.services.sandbox import Isolation, Sandbox, Sandboxes
+from formulamine.services.sandbox import ChoosesSandbox, Isolation, Sandbox, Sandboxes
 from formulamine.services.store import Blobs
-from formulamine.settings import BuildSettings, ResolveSettings
+from formulamine.settings import BuildSettings, DiskSettings, LlmSettings, ResolveSettings
 from formulamine.tables import EnvPayload
 from formulamine_tests.services.histories import History, day
 
@@ -140,6 +142,8 @@ class Workbench:
     isolated: bool = False
     uv_cache: Path | None = None
     build: BuildSettings = field(default_factory=BuildSettings)
+    disk: DiskSettings = field(default_factory=DiskSettings)
+    llm: LlmSettings = field(default_factory=LlmSettings)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -150,7 +154,7 @@ class Workbench:
         scratch.mkdir(parents=True, exist_ok=True)
         self.resolver = Resolver(self.uv_cache or self.home / "cache" / "uv", scratch, self.cancelled)
         self.resolver.__dict__["interpreters"] = self.interpreters  # finding them takes a second
-        self.backend = LocalBackend(self.home / "cache", self.git, self.resolver, self.build, self.cancelled)
+        self.backend = LocalBackend(self.home / "cache", self.git, self.resolver, self.build, self.disk, self.cancelled)
         if self.isolated:
             self.sandboxes = Sandboxes(trust=True, is_ours=lambda _: False, cancelled=self.cancelled)
         else:  # the projects are written by the tests themselves
@@ -194,13 +198,18 @@ class Workbench:
         return ImageInput.model_validate({name: values[name] for name in ImageInput.model_fields})
 
     def image_step(self) -> ImageStep:
-        return ImageStep(self.git, self.backend, self.sandboxes, self.blobs, self.build)
+        return self.image_step_on(self.sandboxes)
+
+    def image_step_on(self, sandboxes: ChoosesSandbox) -> ImageStep:
+        llm = Llm(self.llm, self.home / "cache", self.cancelled)
+        return ImageStep(self.git, self.backend, sandboxes, self.blobs, self.build, self.resolver, llm)
 
     def simple_input(self, commits: tuple[str, str], **changes: object) -> ImageInput:
         """A build of a `project()` without pins."""
         values = {
             "pr_id": "acme__toy-7", "repo": self.repo, "url": self.url, "benchmark_dir": "benchmarks",
-            "base_sha": commits[0], "merge_sha": commits[1], "python_version": SERIES, "distribution": "toy",
+            "base_sha": commits[0], "merge_sha": commits[1], "merged_at": MERGED, "cutoff": "",
+            "python_version": SERIES, "distribution": "toy",
             "package_root": ".", "pins": [], "pins_base": [], "build_pins": [], "build_environment_variables": [],
         }  # fmt: skip
         return ImageInput.model_validate({**values, **changes})
@@ -215,8 +224,10 @@ class Workbench:
         assert (metadata.name.removesuffix(".dist-info").replace("asv_runner-", "asv-runner=="),) == TOOLS
         real = self.backend.environment
 
-        def environment(key: str, pins: Sequence[str], series: str, sandbox: Callable[[], Sandbox]) -> Path:
-            folder = real(key, [] if tuple(pins) == TOOLS else pins, series, sandbox)
+        def environment(
+            key: str, pins: Sequence[str], series: str, sandbox: Callable[[], Sandbox], packages: Sequence[str] = ()
+        ) -> Path:
+            folder = real(key, [] if tuple(pins) == TOOLS else pins, series, sandbox, packages)
             link = folder / "lib" / f"python{series}" / "site-packages" / "asv_runner"
             if tuple(pins) == TOOLS and not link.exists():
                 shutil.copytree(package, link)

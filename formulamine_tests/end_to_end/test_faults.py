@@ -136,7 +136,8 @@ def test_full_disk_ends_in_one_line_and_the_same_command_carries_on(tmp_path: Pa
     )
     done = subprocess.run(
         ["bwrap", "--dev-bind", "/", "/", "--size", "100000000", "--tmpfs", str(home), "sh", "-c", script],
-        cwd=tmp_path, env=environment(home), capture_output=True, text=True, check=True, timeout=300,
+        cwd=tmp_path, env=environment(home, {"FORMULAMINE_MIN_FREE_MB": "0"}), capture_output=True, text=True,
+        check=True, timeout=300,
     )  # fmt: skip
     err = (kept / "err").read_text()
     assert done.stdout.split() == ["1", "0"], err + (kept / "err2").read_text()
@@ -147,6 +148,20 @@ def test_full_disk_ends_in_one_line_and_the_same_command_carries_on(tmp_path: Pa
     reached = {key: ending for key, ending in expected_endings().items() if _phase(ending[0]) in assets}
     made = _endings_so_far(kept / "home", assets)
     assert {key: made.get(key) for key in reached} == reached
+
+
+@pytest.mark.network
+def test_too_little_space_for_a_build_ends_in_one_line_and_the_same_command_carries_on(tmp_path: Path) -> None:
+    sample, home = tmp_path / "sample.git", tmp_path / "home"
+    write_sample(sample)
+    month = ["month", MONTH, "--repo", f"{REPOSITORY}={sample}", "--select", "discover,judge,build"]
+    refused = formulamine(home, *month, variables={"FORMULAMINE_MIN_FREE_MB": str(2**40)})
+    assert refused.code == 1
+    assert "Traceback" not in refused.err
+    assert "MB free, and a build needs FORMULAMINE_MIN_FREE_MB=" in refused.errors[-1]
+    with sqlite3.connect(home / "ledger.sqlite") as ledger:
+        assert not ledger.execute("select * from outcomes where step = 'env_payloads' and status = 'failed'").fetchall()
+    assert formulamine(home, *month).code == 0
 
 
 def _phase(asset: str) -> str:

@@ -43,7 +43,7 @@ class Toy:
         def start() -> subprocess.Popen[bytes]:
             with (self.root / f"{side}.stderr").open("ab") as errors:
                 return subprocess.Popen(
-                    config.command(self.python, str(HARNESS)),
+                    [self.python, "-B", str(HARNESS), *config.arguments()],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
