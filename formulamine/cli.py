@@ -190,7 +190,12 @@ def backend_shown(month: str, wanted: Backend | None, tables: Tables) -> Backend
     """The backend of the last run, which is the one that the tables of a month show; refuses another."""
     import polars as pl
 
-    images = tables.read("images", month)
+    from formulamine.services.store import StoreError
+
+    try:
+        images = tables.read("images", month)
+    except StoreError:
+        images = None  # whoever goes on reading tables says that it is damaged
     if images is None:
         return wanted or "local"
     built = images.filter(pl.col("status") == "done").get_column("backend").unique().to_list()
