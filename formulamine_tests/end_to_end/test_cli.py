@@ -104,7 +104,6 @@ def words(*arguments: str) -> Callable[[Path], list[str]]:
         (words("--select", ","), "there are repositories, "),
         (words("--limit", "-1"), "Invalid value for '--limit'"),
         (words("--source", "github"), "source github does not exist yet"),
-        (words("--backend", "docker"), "backend docker does not exist yet"),
         (words("--nonsense"), "No such option '--nonsense'"),
     ],
 )

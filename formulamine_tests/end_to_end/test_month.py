@@ -79,7 +79,7 @@ def test_funnel_is_one_object_of_the_agreed_shape(months: Months) -> None:
     ended = in_process(months.home, "funnel", MONTH, "--json")
     answer = json.loads(ended.out)
     assert ended.err == ""
-    assert list(answer) == ["month", "assets"]
+    assert list(answer) == ["month", "assets", "by_repository"]
     assert [one["asset"] for one in answer["assets"]] == list(TABLES)
     assert {tuple(one) for one in answer["assets"]} == {("asset", "rows", "status", "reasons", "seconds", "cost_usd")}
     first = answer["assets"][0]
