@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -27,6 +27,7 @@ import uv
 from formulamine.items import Cancelled
 from formulamine.services.sandbox import Command, Sandbox, kill, network_variables, raise_if_disk_full
 
+POLL_S = 0.05
 TIMEOUT_S = 600  # of one uv call; a large resolution takes seconds, a large download a minute or two
 _NOT_FOUND = re.compile(r"\b([A-Za-z0-9._-]+) was not found in the package registry")
 _PIN = re.compile(r"[A-Za-z0-9._-]+==\S+")
@@ -82,7 +83,7 @@ class Resolver:
         self._scratch = scratch
         self._cancelled = cancelled
         self._lock = threading.Lock()
-        self._answers: dict[tuple[tuple[str, ...], str, datetime | None], list[str] | Unresolvable] = {}
+        self._answers: dict[tuple[tuple[str, ...], str, datetime | None], Future[list[str]]] = {}
 
     @cached_property
     def version(self) -> str:
@@ -132,17 +133,20 @@ class Resolver:
         """
         question = (tuple(sorted(set(requirements))), series, cutoff)
         with self._lock:
-            answer = self._answers.get(question)
-        if answer is None:
+            asked = self._answers.get(question)
+            answer = asked or self._answers.setdefault(question, Future())
+        if asked is None:
             try:
-                answer = self._compile(question[0], series, cutoff, sandbox)
-            except Unresolvable as error:
-                answer = error
-            with self._lock:
-                self._answers[question] = answer
-        if isinstance(answer, Unresolvable):
-            raise answer
-        return answer
+                answer.set_result(self._compile(question[0], series, cutoff, sandbox))
+            except BaseException as error:  # raised again below, here and where the same was asked meanwhile
+                if not isinstance(error, Unresolvable):  # no answer: whoever asks later asks anew
+                    with self._lock:
+                        del self._answers[question]
+                answer.set_exception(error)
+        while not answer.done():
+            if self._cancelled.wait(POLL_S):
+                raise Cancelled("uv")
+        return answer.result()
 
     def _compile(
         self, requirements: Sequence[str], series: str, cutoff: datetime | None, sandbox: Callable[[], Sandbox]
@@ -223,7 +227,7 @@ class Resolver:
             try:
                 while True:
                     try:
-                        process.wait(timeout=0.05)
+                        process.wait(timeout=POLL_S)
                         break
                     except subprocess.TimeoutExpired:
                         if self._cancelled.is_set():

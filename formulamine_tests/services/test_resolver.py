@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -228,6 +229,55 @@ def test_a_cancel_ends_uv_within_seconds(resolver: Resolver, tmp_path: Path, mon
         assert time.monotonic() - started < 3
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     assert not [pid for pid in children if b"compile" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+class TestOneQuestion:
+    """Asked by several threads at once it is one resolution."""
+
+    @pytest.fixture
+    def asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resolver:
+        monkeypatch.setattr(Resolver, "_compile", self.answer)
+        self.begun, self.may_end, self.count = threading.Event(), threading.Event(), 0
+        self.outcome: list[str] | Exception = ["a==1"]
+        return Resolver(tmp_path / "uv", tmp_path, threading.Event())
+
+    def answer(self, *_: object) -> list[str]:
+        self.count += 1
+        self.begun.set()
+        assert self.may_end.wait(10)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def ask(self, resolver: Resolver, *lines: str) -> list[str]:
+        return resolver.compile(lines, HERE, None, no_sandbox)
+
+    def both(self, resolver: Resolver) -> list[Future[list[str]]]:
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(self.ask, resolver, "a", "b")
+            assert self.begun.wait(10)
+            second = pool.submit(self.ask, resolver, "b", "a", "b")
+            self.may_end.set()
+        return [first, second]
+
+    def test_and_one_answer(self, asked: Resolver) -> None:
+        assert [one.result() for one in self.both(asked)] == [["a==1"], ["a==1"]]
+        assert self.ask(asked, "a", "b") == ["a==1"]
+        assert self.count == 1
+
+    def test_an_answer_that_there_is_none_is_kept(self, asked: Resolver) -> None:
+        self.outcome = Unresolvable("no such set", frozenset())
+        assert all(isinstance(one.exception(), Unresolvable) for one in self.both(asked))
+        with pytest.raises(Unresolvable):
+            self.ask(asked, "a", "b")
+        assert self.count == 1
+
+    def test_what_is_no_answer_is_asked_again(self, asked: Resolver) -> None:
+        self.outcome = IndexUnreachable("nobody")
+        self.both(asked)
+        self.outcome, before = ["a==2"], self.count
+        assert self.ask(asked, "a", "b") == ["a==2"]
+        assert self.count == before + 1
 
 
 def test_answers_of_uv_are_read_by_signs_that_it_writes() -> None:
