@@ -7,6 +7,7 @@ be is asked in `facts.py`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from formulamine.build.room import Room
 from formulamine.services.git import Git
 from formulamine.services.git_process import CommandFailed
 from formulamine.services.resolver import InstallFailed, Interpreter, Resolver
-from formulamine.services.sandbox import Command, Sandbox
+from formulamine.services.sandbox import DISK_FULL_MB, Command, Sandbox
 from formulamine.settings import BuildSettings, DiskSettings
 
 HOOKS = Path(backend_hooks.__file__)
@@ -195,12 +196,16 @@ class Backend(ABC):
 
         Raises:
             BuildFailed: the commit holds what git refuses to write.
+            OSError: the disk is full.
         """
         mirror = self._git.open(repo, url)
         try:
             tag = self._git.describe_tag(mirror, commit) if tagged else None
             self._git.checkout(mirror, commit, destination, tag)
         except CommandFailed as error:
+            # Of a full disk git often says no more than that it could not write.
+            if shutil.disk_usage(destination.parent).free < DISK_FULL_MB * 2**20:
+                raise OSError(errno.ENOSPC, f"No space left on device: {error}") from error
             raise BuildFailed(ImageReason.BAD_TREE, str(error)) from error
         return destination
 

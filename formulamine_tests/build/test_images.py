@@ -1,5 +1,6 @@
 """Builds of both sides by the local backend, and what is asked of them, through the step of `images`."""
 
+import errno
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.items import Done, Failed
 from formulamine.services.sandbox import Isolation, Sandboxes
-from formulamine.settings import BuildSettings
+from formulamine.settings import BuildSettings, DiskSettings
 from formulamine.tables import Image
 from formulamine_tests.build.workbench import SERIES, Files, Index, Workbench, project
 from formulamine_tests.services.histories import day
@@ -346,6 +347,18 @@ def test_a_build_that_fails_after_saying_it_is_done_does_not_count(bench: Workbe
 
 def test_a_tree_that_git_refuses_to_write_is_an_outcome(bench: Workbench) -> None:
     assert failed(bench, project() | {b"git~1": "x"}).reason == ImageReason.BAD_TREE
+
+
+def test_a_full_disk_is_no_fault_of_a_tree(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a full disk git may say no more than that it could not write."""
+    item = bench.simple_input(bench.repository(project() | {b"git~1": "x"}))
+    here = Workbench(bench.home, bench.interpreters, uv_cache=bench.uv_cache, disk=DiskSettings(min_free_mb=0))
+    here.own_tools()
+    nothing_left = shutil.disk_usage(bench.home)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: nothing_left)
+    with pytest.raises(OSError, match="No space left") as told:
+        here.image_step()(item)
+    assert told.value.errno == errno.ENOSPC
 
 
 def test_a_pin_that_is_not_on_the_index_is_an_outcome(bench: Workbench, index: Index) -> None:
