@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC
 from typing import Any
@@ -23,6 +25,8 @@ SCHEMA_VERSION = 2
 TIMES = ("recorded_at", "until")
 PAST = 500  # outcomes: enough for a median, and of one season
 CHUNK = 500  # SQLite takes at most 999 bound variables in one statement
+BUSY_S = 30  # that a writer of SQLite waits for another
+BUSY_POLL_S = 0.02
 CONNECT_TIMEOUT_S = 10  # of PostgreSQL, which otherwise waits for the network's own limit of minutes
 CREATE_LOCK = 0x666F726D  # PostgreSQL's CREATE TABLE IF NOT EXISTS fails where two do it at once
 # What one database or another refuses in text: NUL (PostgreSQL), halves of characters (both, and tables too).
@@ -221,6 +225,15 @@ def _kept(value: Any) -> Any:
 
 def _durable_wal(connection: Any, _: Any) -> None:
     """Readers never wait for the writer, and a power cut loses nothing that was recorded."""
-    connection.execute("PRAGMA busy_timeout=30000")
-    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(f"PRAGMA busy_timeout={BUSY_S * 1000}")
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # Where several turn a new file to it at once, SQLite says so at once instead of waiting.
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(BUSY_POLL_S)
     connection.execute("PRAGMA synchronous=FULL")
