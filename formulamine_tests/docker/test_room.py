@@ -171,7 +171,7 @@ def test_removed_images_and_folders_are_made_again_and_a_pair_in_use_stays(
     for one in Folders(dock.home / "cache").cached():
         assert Folders(dock.home / "cache").remove(one)
     again = built(dock, commits)
-    # An image has the time of its making in its id, and uv writes nanoseconds into uv_cache.json with as few digits as do.
+    # An image has the time of its making in its id; uv writes nanoseconds into uv_cache.json, with no leading zeros.
     same = {"base_digest", "measure_digest", "bytes"}
     assert abs(again.bytes - image.bytes) < 100
     before, after = image.model_dump(exclude=same), again.model_dump(exclude=same)
