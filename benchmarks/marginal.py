@@ -25,6 +25,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from yields import image_input, payload_inputs, run
 
@@ -117,12 +118,12 @@ def built(services: Services, item: ImageInput) -> Cost | None:
     return Cost(item.pr_id, seconds, sum(after.values()) - sum(before.values()))
 
 
-def layer_sizes(images: list[object]) -> dict[str, int]:
+def layer_sizes(images: list[Any]) -> dict[str, int]:
     """Bytes of each layer that some image has, by the whole of what it stands on."""
     sizes: dict[str, int] = {}
     for image in images:
-        layers = image.attrs["RootFS"]["Layers"]  # type: ignore[attr-defined]
-        told = [one["Size"] for one in image.history() if one["Size"]][::-1]  # type: ignore[attr-defined]
+        layers = image.attrs["RootFS"]["Layers"]
+        told = [one["Size"] for one in image.history() if one["Size"]][::-1]
         # History tells steps, which are layers where they have a size; the lowest ones may be one step of several.
         for number, size in enumerate(told, start=len(layers) - len(told)):
             sizes[":".join(layers[: number + 1])] = size

@@ -66,7 +66,7 @@ def add_pull_request(instance: dg.DagsterInstance, text: str) -> str:
         "and what a run would do with it now. Add a partition named owner__name-123 and materialize it."
     ),
 )
-def pr_lineage(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def pr_lineage(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
     """The story of one pull request, as metadata."""
     try:
         return story_of(partition_of(context.partition_key))

@@ -1,5 +1,7 @@
 """Dagster assets and checks of the build: env_payloads -> images."""
 
+from typing import Any
+
 import dagster as dg
 import polars as pl
 from packaging.specifiers import SpecifierSet
@@ -36,7 +38,7 @@ SMALLEST_YIELD = 0.5
     group="build",
     description="Interpreter and pins of each pull request, as of its day.",
 )
-def env_payloads(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def env_payloads(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """Resolved environments."""
     return advance_month(context, run, env_payloads_step(run.services))
 
@@ -48,7 +50,7 @@ def env_payloads(context: dg.AssetExecutionContext, run: MonthRun) -> dg.Materia
     group="build",
     description="Both sides of each pull request, built in the sandbox and seen from outside to be what they claim.",
 )
-def images(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def images(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """Built pull requests."""
     return advance_month(context, run, images_step(run.services))
 

@@ -108,13 +108,14 @@ def apply(recipe: Recipe, change: RecipeChange, resolve: Resolve | None = None) 
     """
     problems: list[str] = []
     changed: dict[str, Any] = {}
-    for of, names in (("build", ("build_pins",)), ("run", ("pins", "pins_base"))):
+    kinds: dict[Kind, tuple[str, ...]] = {"build": ("build_pins",), "run": ("pins", "pins_base")}
+    for of, names in kinds.items():
         asked = [pin for pin in change.pins if pin.of == of]
         for name in names:
             if asked and (before := getattr(recipe, name)):
-                changed[name] = _pinned(recipe, of, before, asked, resolve, problems)  # type: ignore[arg-type]
+                changed[name] = _pinned(recipe, of, before, asked, resolve, problems)
             elif asked and name != "pins_base":
-                changed[name] = _pinned(recipe, of, [], asked, resolve, problems)  # type: ignore[arg-type]
+                changed[name] = _pinned(recipe, of, [], asked, resolve, problems)
     if change.variables:
         changed["environment_variables"] = _set(
             "variable", recipe.environment_variables, change.variables, _variable_problem, problems

@@ -321,7 +321,7 @@ def _parsed_cfg(content: bytes) -> configparser.RawConfigParser | None:
     if len(content) > MAX_CHARACTERS:
         return None
     parser = configparser.RawConfigParser()
-    parser.optionxform = str  # type: ignore[method-assign, assignment]
+    parser.optionxform = str  # type: ignore[method-assign, assignment]  # names are kept as they are
     try:
         parser.read_string(content.decode())
     except (configparser.Error, UnicodeDecodeError):

@@ -1,5 +1,7 @@
 """Dagster assets and checks of discovery: repositories -> pull_requests -> candidate_prs."""
 
+from typing import Any
+
 import dagster as dg
 
 from formulamine.checks import done_rows, rule, table_rules
@@ -34,7 +36,7 @@ PASS_RATE_FROM = 20  # pull requests
     group="discover",
     description="Repositories of the registry that had an ASV benchmark suite at the month's end.",
 )
-def repositories(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def repositories(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """Repositories with a suite."""
     items = registered(run.services, context.partition_key)
     return materialize_items(context, run, repositories_step(run.services, run.refresh), items)
@@ -47,7 +49,7 @@ def repositories(context: dg.AssetExecutionContext, run: MonthRun) -> dg.Materia
     group="discover",
     description="Merged pull requests of the month, read from the first-parent chain of the default branch.",
 )
-def pull_requests(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def pull_requests(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """Merged pull requests."""
     return advance_month(context, run, pull_requests_step(run.services, context.partition_key))
 
@@ -59,7 +61,7 @@ def pull_requests(context: dg.AssetExecutionContext, run: MonthRun) -> dg.Materi
     group="discover",
     description="Pull requests that may be performance work: only clear evidence to the contrary drops one.",
 )
-def candidate_prs(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def candidate_prs(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """Candidates."""
     return advance_month(context, run, candidate_prs_step(run.services, context.partition_key))
 

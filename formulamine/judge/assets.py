@@ -1,5 +1,7 @@
 """Dagster asset and checks of the judge: classifications."""
 
+from typing import Any
+
 import dagster as dg
 import polars as pl
 
@@ -19,7 +21,7 @@ MOST_UNDECIDED = 0.05  # share; FACTS: errors recorded as "no" lost 1% of real o
     group="judge",
     description="Which candidates are performance work, of which kind, and why the judge thinks so.",
 )
-def classifications(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def classifications(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """Judged candidates."""
     return advance_month(context, run, classifications_step(run.services))
 

@@ -61,7 +61,7 @@ class ReleaseRefused(Exception):
     group="ship",
     description="What an agent is told: from what stood before the fix and from what was measured.",
 )
-def problem_statements(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def problem_statements(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """Statements."""
     return advance_month(context, run, problem_statements_step(run.services))
 
@@ -73,7 +73,7 @@ def problem_statements(context: dg.AssetExecutionContext, run: MonthRun) -> dg.M
     group="ship",
     description="What provably got faster: every gate recomputed, then a dataset folder written whole.",
 )
-def published_release(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def published_release(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """The month's release."""
     month, services = context.partition_key, run.services
     recover(release_folder(services, month))

@@ -1,5 +1,7 @@
 """Dagster asset and checks of the measurement: speedup_measurements (and its side table benchmark_results)."""
 
+from typing import Any
+
 import dagster as dg
 import polars as pl
 
@@ -24,7 +26,7 @@ MEASURED = [name for name in SpeedupMeasurement.model_fields if name != "results
     group="verify",
     description="The measured speedup of each pull request, by the repository's own benchmarks: the one arbiter.",
 )
-def speedup_measurements(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def speedup_measurements(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """Measured pull requests."""
     return advance_month(context, run, speedup_measurements_step(run.services))
 

@@ -151,7 +151,7 @@ def datagram():
     return one.sendto(b"x", ("127.0.0.1", UDP))
 attempt("tcp", lambda: socket.create_connection(("127.0.0.1", TCP), 2))
 attempt("outside", lambda: socket.create_connection(("1.1.1.1", 53), 2))
-attempt("name", lambda: socket.getaddrinfo("pypi.org", 443))
+attempt("name", lambda: socket.getaddrinfo("example.org", 443))
 attempt("abstract", lambda: unix(NAME))
 attempt("named", lambda: unix(PLACE))
 attempt("raw", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from formulamine.build.backend import WORK
 from formulamine.items import Cancelled
 from formulamine.services.docker_engine import BadArchive, Engine, EngineError, pack, unpack
 from formulamine.services.docker_sandbox import GIVEN, DockerSandbox
 from formulamine.services.sandbox import Command, Result
 from formulamine_tests.docker.engine import BASE_IMAGE
 
-WORK = "/opt/formulamine/work/out"
+OUT = f"{WORK}/out"
 docker = pytest.mark.docker
 
 
@@ -136,10 +137,10 @@ def test_what_is_written_comes_back_and_what_is_given_is_seen(sandbox: DockerSan
     folder.mkdir()
     (folder / "before").write_text("was here\n")
     (tmp_path / "given.txt").write_text("given\n")
-    inside = {folder: WORK, tmp_path / "given.txt": f"{GIVEN}/given.txt"}
+    inside = {folder: OUT, tmp_path / "given.txt": f"{GIVEN}/given.txt"}
     told = shell(
         sandbox,
-        f"cd {WORK} && cat before {GIVEN}/given.txt > after && rm before && ln -s /etc/passwd link && mkfifo pipe "
+        f"cd {OUT} && cat before {GIVEN}/given.txt > after && rm before && ln -s /etc/passwd link && mkfifo pipe "
         "&& mkdir -p deep/er && chmod 000 after && ln after deep/er/same",
         readable=(tmp_path / "given.txt",), writable=(folder,), inside=inside,
     )  # fmt: skip
