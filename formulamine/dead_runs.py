@@ -5,6 +5,12 @@ in a tag which process it is, and whoever looks calls a run failed whose process
 another machine or container cannot be seen from here and is left alone.
 """
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
 import dagster as dg
 
 from formulamine.services import processes
@@ -25,7 +31,7 @@ def process_tag() -> dict[str, str]:
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Call runs ended whose process is gone.
+    """Call runs ended whose process is gone, and end what they left behind.
 
     Returns:
         Their ids.
@@ -44,7 +50,32 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         else:
             instance.report_run_failed(last, told)
         dead.append(run.run_id)
+    end_log_readers(instance)
     return dead
+
+
+def end_log_readers(instance: dg.DagsterInstance) -> None:
+    """End processes that still wait for the output of a run that has ended.
+
+    Dagster copies a run's output to its terminal with a `tail`, and starts a moment later what watches over that: a run
+    killed in between leaves the `tail` for ever.
+    """
+    for pid, run_id in _log_readers():
+        run = instance.get_run_by_id(run_id)
+        if run is not None and run.is_finished:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+
+def _log_readers() -> Iterator[tuple[int, str]]:
+    """Processes that copy a run's output, and the run's id."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = os.fsdecode(path.read_bytes()).split("\0")
+        except OSError:  # gone
+            continue
+        if words[:4] == ["tail", "-F", "-c", "+0"] and Path(words[4]).parent.name == "compute_logs":
+            yield int(path.parent.name), Path(words[4]).parent.parent.name
 
 
 @dg.sensor(

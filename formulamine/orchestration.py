@@ -16,7 +16,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field, PrivateAttr
 
-from formulamine.dead_runs import process_tag
+from formulamine.dead_runs import end_log_readers, process_tag
 from formulamine.interrupts import held_back
 from formulamine.items import RunOptions, Step, Tally
 from formulamine.lineage import funnel
@@ -71,6 +71,7 @@ class MonthRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
         assert context.instance is not None
         with held_back():
             context.instance.add_run_tags(run.run_id, process_tag())
+            end_log_readers(context.instance)
         self._services = services
         self._options = RunOptions(run.run_id, self.limit, self.force)
         month = run.tags.get("dagster/partition", "")

@@ -65,12 +65,14 @@ def own_groups() -> list[Path]:
     return [path for path in cgroup.ROOT.glob(f"**/{cgroup.FOLDER}/{os.getpid()}-*") if path.is_dir()]
 
 
-def running(mark: str) -> list[int]:
-    """Processes of this machine that have a word on their command line."""
+def running(mark: str, *, whole: bool = False) -> list[int]:
+    """Processes of this machine that have a word on their command line, or have it as their whole command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if mark.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
+            line = path.read_bytes().removeprefix(b"/bin/")
+            met = line == mark.encode() if whole else mark.encode() in line
+            if met and int(path.parent.name) != os.getpid():
                 found.append(int(path.parent.name))
         except OSError:
             continue
@@ -395,10 +397,11 @@ class TestLongLived:
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
-        assert soon(lambda: len(running(f"sleep\0{mark}")) >= 3)
+        # All three are under way inside: a sandbox that is killed while it is set up is left to the next probe.
+        assert soon(lambda: len(running(f"sleep\0{mark}\0", whole=True)) == 3)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        assert soon(lambda: running(mark) == [])
+        assert soon(lambda: running(mark) == [], 30)
         if Isolation.probe().cgroups:  # which also clears what the killed one left
             assert list(cgroup.ROOT.glob(f"**/{cgroup.FOLDER}/{process.pid}-*")) == []
 
