@@ -1,17 +1,22 @@
 """Host files as tar archives, the one way in and out of a container.
 
-Here belongs what an archive that we make may hold, and what of one that a container gave back is taken. Who sends it
-where stands in `docker_engine.py`.
+Here belongs what an archive that we make may hold, an image with one more layer among them, and what of one that a
+container gave back is taken. Who sends it where stands in `docker_engine.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
+
+MADE_AT = "2020-01-01T00:00:00Z"
+"""When images say that they were made: of the same content they have the same id whenever that is."""
 
 
 class BadArchive(Exception):
@@ -98,3 +103,59 @@ def files_of(layer: IO[bytes]) -> Iterator[tuple[str, str]]:
             stream = tar.extractfile(member) if member.isfile() else None
             if stream is not None:
                 yield member.name, hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # it can readinto
+
+
+def write_image(
+    archive: IO[bytes],
+    below: Mapping[str, Any],
+    content: Iterable[tuple[str, Path]],
+    name: str,
+    labels: Mapping[str, str],
+    environment: Mapping[str, str],
+) -> str:
+    """Write an image with one more layer as an engine loads it, without the layers below; its id.
+
+    Args:
+        archive: an empty file, left at its beginning.
+        below: what the engine says of the image below.
+        content: (path inside without its slash, host path), owned by root.
+        name: "repository:tag" of the new image.
+        labels: of the new image, beside those of the one below.
+        environment: variables added to those of the one below.
+    """
+    archive.write(bytes(tarfile.BLOCKSIZE))  # the layer's entry, once its size is known
+    pack(archive, content, user=0)
+    size = archive.tell() - tarfile.BLOCKSIZE
+    archive.seek(tarfile.BLOCKSIZE)
+    digest = hashlib.file_digest(archive, "sha256").hexdigest()  # type: ignore[arg-type]  # it can readinto
+    layers = [*below["RootFS"]["Layers"], f"sha256:{digest}"]
+    config = dict(below["Config"])
+    variables = dict(line.split("=", 1) for line in config.get("Env") or ())
+    config["Env"] = [f"{key}={value}" for key, value in {**variables, **environment}.items()]
+    config["Labels"] = {**(config.get("Labels") or {}), **labels}
+    described = json.dumps(
+        {
+            "architecture": below["Architecture"],
+            "os": below["Os"],
+            "created": MADE_AT,
+            "config": config,
+            "rootfs": {"type": "layers", "diff_ids": layers},
+            # Names the image, so that two of the same content are two, and each can go alone.
+            "history": [{"created": MADE_AT, "created_by": f"{name}: {layer}"} for layer in layers],
+        },
+        sort_keys=True,
+    ).encode()
+    identity = hashlib.sha256(described).hexdigest()
+    files = ["below"] * (len(layers) - 1) + ["layer.tar"]
+    manifest = json.dumps([{"Config": f"{identity}.json", "RepoTags": [name], "Layers": files}]).encode()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for entry, text in ((f"{identity}.json", described), ("manifest.json", manifest)):
+            told = tarfile.TarInfo(entry)
+            told.size = len(text)
+            tar.addfile(told, io.BytesIO(text))
+    archive.seek(0)
+    layer = tarfile.TarInfo("layer.tar")
+    layer.size = size
+    archive.write(layer.tobuf())
+    archive.seek(0)
+    return f"sha256:{identity}"

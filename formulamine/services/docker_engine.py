@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from formulamine.items import Cancelled
-from formulamine.services.archives import BadArchive, files_of, pack, unpack
+from formulamine.services.archives import BadArchive, files_of, pack, unpack, write_image
 from formulamine.services.processes import is_alive, this_process
 from formulamine.services.sandbox import NoSandbox, network_variables
 
@@ -189,21 +189,31 @@ class Engine:
             environment: variables added to those of the one below.
 
         Raises:
-            EngineError: the engine refuses, or the layer is not what was put in.
+            EngineError: the engine refuses.
         """
+        told = self.inspect(image)
+        if self._knows_layers_alone:
+            with tempfile.SpooledTemporaryFile(SPOOLED, dir=str(self._scratch_in)) as archive:
+                made = write_image(archive, told, content, name, labels, environment)
+                with _told():
+                    loaded = [one.id for one in self.client.images.load(archive)]
+            if loaded != [made]:
+                raise EngineError(f"{name} was given as {made} and is {loaded}")
+            return made
         repository, _, tag = name.rpartition(":")
-        with _told(), self.container(image, ["/bin/true"]) as made:
-            self.put(made, "/", content, user=0)
-            wrong = [
-                one["Path"]
-                for one in self.client.api.diff(made) or []
-                if not any(_related(one["Path"].lstrip("/"), put) for put, _ in content)
-            ]
-            if wrong:
-                raise EngineError(f"the layer changes {', '.join(wrong[:5])}")
+        with _told(), self.container(image, ["/bin/true"]) as container:
+            self.put(container, "/", content, user=0)
             settings = {"Labels": _clean(labels), "Env": [f"{key}={value}" for key, value in environment.items()]}
-            answer = self.client.api.commit(made, repository=repository, tag=tag, conf=settings)
+            settings["Cmd"] = told["Config"]["Cmd"] or ["/bin/sh"]
+            answer = self.client.api.commit(container, repository=repository, tag=tag, conf=settings)
         return str(answer["Id"])
+
+    @cached_property
+    def _knows_layers_alone(self) -> bool:
+        """Whether the engine takes an image's own layer without those below; containerd's store of images does not."""
+        with _told():
+            status = self.client.info().get("DriverStatus") or []
+        return not any("containerd.snapshotter" in str(value) for _, value in status)
 
     def installed(
         self,
@@ -338,11 +348,6 @@ def _told() -> Iterator[None]:
         yield
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise EngineError(_said(error)) from error
-
-
-def _related(changed: str, put: str) -> bool:
-    """Whether a changed path is what was put in, below it, or a folder above it."""
-    return PurePosixPath(changed).is_relative_to(put) or PurePosixPath(put).is_relative_to(changed)
 
 
 def _said(error: Exception) -> str:

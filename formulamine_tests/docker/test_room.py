@@ -173,7 +173,7 @@ def test_removed_images_and_folders_are_made_again_and_a_pair_in_use_stays(
     for one in Folders(dock.home / "cache").cached():
         assert Folders(dock.home / "cache").remove(one)
     again = built(dock, commits)
-    same = {"base_digest", "measure_digest"}  # an image has the time of its making in its id
+    same = {"base_digest", "measure_digest"}  # git notes times and inodes in its index
     before, after = image.model_dump(exclude=same), again.model_dump(exclude=same)
     assert {name: (value, after[name]) for name, value in before.items() if value != after[name]} == {}
 
