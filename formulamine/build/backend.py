@@ -14,24 +14,25 @@ import shutil
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from formulamine.build import backend_hooks
+from formulamine.build import wheels
 from formulamine.build.cache import key_of, remove
 from formulamine.build.declarations import BuildSystem, build_system, parse_pyproject
-from formulamine.build.failures import build_failure, last_line
+from formulamine.build.failures import last_line
 from formulamine.build.pair import Digests, Pair, Seen, Side
 from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.build.room import Room
+from formulamine.build.wheels import HOOKS
 from formulamine.services.git import Git
 from formulamine.services.git_process import CommandFailed
 from formulamine.services.resolver import InstallFailed, Interpreter, Resolver
 from formulamine.services.sandbox import DISK_FULL_MB, Command, Sandbox
 from formulamine.settings import BuildSettings, DiskSettings
 
-HOOKS = Path(backend_hooks.__file__)
 # What the harness needs beside the environment under test, never from it: a project may bring another version.
 TOOLS = ("asv-runner==0.3.2",)
 
@@ -80,7 +81,7 @@ class Backend(ABC):
         self._room.uses.let_go_of_all()  # of the item before: a thread works on one at a time
         for commit in (recipe.base_sha, recipe.merge_sha):
             self._make_side(recipe, url, commit, sandbox)
-        self._make_suite(recipe, url)
+        self._make_suite(recipe, self._located(recipe).head.tree)
         self._make_tools(recipe.python_version, sandbox)
         return self._finished(self._located(recipe), pr_id)
 
@@ -147,42 +148,50 @@ class Backend(ABC):
         Raises:
             BuildFailed: the backend failed, or ran out of time or memory.
         """
+        result = sandbox.run(
+            self._hook(
+                hook, system, tree, package_root, build_environment, series,
+                environment_variables, config_settings, packages,
+            )
+        )  # fmt: skip
+        return wheels.answer(hook, system, result)
+
+    def _hook(
+        self,
+        hook: str,
+        system: BuildSystem,
+        tree: Path,
+        package_root: str,
+        build_environment: Path,
+        series: str,
+        environment_variables: dict[str, str],
+        config_settings: Mapping[str, str] | None,
+        packages: Sequence[str],
+    ) -> Command:
+        """The command that calls a hook."""
         output = tree.parent / "wheels"
         output.mkdir(exist_ok=True)
         seen = self._seen(tree=tree, wheels=output, hooks=HOOKS, environment=build_environment)
         python = f"{seen[build_environment]}/bin"
-        arguments = [
-            system.backend,
-            ":".join(system.backend_path),
-            hook,
-            seen[output],
-            json.dumps(dict(config_settings or {})),
-        ]
-        result = sandbox.run(
-            Command(
-                [f"{python}/python", seen[HOOKS], *arguments],
-                readable=(*self._needed(series, build_environment), HOOKS),
-                writable=(tree, output),
-                inside=seen,
-                image=self._image(build_environment, series, packages),
-                environment={
-                    **environment_variables,
-                    "PATH": f"{python}:/usr/local/bin:/usr/bin:/bin",
-                    "SOURCE_DATE_EPOCH": "1577836800",
-                },
-                cwd=Path(seen[tree], package_root),
-                timeout_s=self._settings.build_timeout_s,
-                memory_mb=self._settings.build_memory_mb,
-            )
-        )
-        answers = [line for line in result.output.splitlines() if line.startswith(backend_hooks.ANSWER)]
-        if not result.ok or not answers:
-            raise build_failure(hook, system.backend, result)
-        try:
-            answer: object = json.loads(answers[-1].removeprefix(backend_hooks.ANSWER))
-        except ValueError as error:
-            raise BuildFailed(ImageReason.BUILD_FAILED, f"{hook} answered what is no JSON", result.output) from error
-        return answer
+        settings = json.dumps(dict(config_settings or {}))
+        return Command(
+            [
+                f"{python}/python", seen[HOOKS],
+                system.backend, ":".join(system.backend_path), hook, seen[output], settings,
+            ],
+            readable=(*self._needed(series, build_environment), HOOKS),
+            scratch=(tree, output),
+            inside=seen,
+            image=self._image(build_environment, series, packages),
+            environment={
+                **environment_variables,
+                "PATH": f"{python}:/usr/local/bin:/usr/bin:/bin",
+                "SOURCE_DATE_EPOCH": "1577836800",
+            },
+            cwd=Path(seen[tree], package_root),
+            timeout_s=self._settings.build_timeout_s,
+            memory_mb=self._settings.build_memory_mb,
+        )  # fmt: skip
 
     def checkout(self, repo: str, url: str, commit: str, destination: Path, *, tagged: bool = True) -> Path:
         """The sources of a commit as a repository of one commit.
@@ -246,47 +255,39 @@ class Backend(ABC):
             copy = self.checkout(recipe.repo, url, commit, folder / "build")
             system = self.build_system(recipe.repo, url, commit, recipe.package_root)
             build_environment = self.build_environment(recipe.build_pins, series, sandbox, packages)
-            self.call_hook(
+            hook = self._hook(
                 "build_wheel", system, copy, recipe.package_root, build_environment, series,
-                recipe.environment_variables, sandbox(), recipe.config_settings, packages,
+                recipe.environment_variables, recipe.config_settings, packages,
             )  # fmt: skip
+            self._build(hook, system, folder / "site", side.environment, series, sandbox())
             remove(copy)
-            self._install_wheel(folder, side.environment, series, packages, sandbox())
-            remove(folder / "wheels")  # whatever else was left there: a setuid program of the user who runs this
+            remove(folder / "wheels")  # whatever was left there: a setuid program of the user who runs this
             self.checkout(recipe.repo, url, commit, folder / "tree", tagged=False)
 
         self._room.made(side.tree.parent, make)
 
-    def _install_wheel(
-        self, folder: Path, environment: Path, series: str, packages: Sequence[str], sandbox: Sandbox
+    def _build(
+        self, hook: Command, system: BuildSystem, site: Path, environment: Path, series: str, sandbox: Sandbox
     ) -> None:
-        """Unpack the built wheel in front of the environment, without dependencies and without the index."""
-        wheels = sorted((folder / "wheels").glob("*.whl"))
-        if len(wheels) != 1:
-            raise BuildFailed(ImageReason.BUILD_FAILED, f"the backend made {len(wheels)} wheels, expected 1", "")
-        # A link would be followed where it is handed to the sandbox, a pipe would be waited for.
-        if wheels[0].is_symlink() or not wheels[0].is_file():
-            raise BuildFailed(ImageReason.BUILD_FAILED, "what the backend made is no plain file", "")
-        site = folder / "site"
+        """Build a wheel and unpack it, to stand in front of the environment, without dependencies or the index.
+
+        Both in one sandbox: a build that reached over to what is unpacked could as well have put it into its wheel,
+        and what came out is looked at from outside.
+        """
         site.mkdir()
-        uv = self._resolver.uv
-        seen = self._seen(site=site, uv=uv, wheel=wheels[0], environment=environment)
-        argv = [seen[uv], "pip", "install", "--quiet", "--offline", "--no-index", "--no-deps", "--no-cache"]
-        argv += ["--link-mode", "copy", "--python", f"{seen[environment]}/bin/python"]
-        argv += ["--target", seen[site], "--", seen[wheels[0]]]
+        uv, (_, made) = self._resolver.uv, hook.scratch
+        seen = {**self._seen(site=site, uv=uv, environment=environment), **hook.inside}
+        arguments = [seen[uv], seen[made], seen[site], f"{seen[environment]}/bin/python"]
         result = sandbox.run(
-            Command(
-                argv,
-                readable=(*self._needed(series, environment), uv, wheels[0]),
+            replace(
+                hook,
+                argv=["/bin/sh", "-c", wheels.BUILD_AND_INSTALL, "sh", *arguments, *hook.argv],
+                readable=(*hook.readable, *self._needed(series, environment), uv),
                 writable=(site,),
                 inside=seen,
-                image=self._image(environment, series, packages),
-                timeout_s=self._settings.build_timeout_s,
-                memory_mb=self._settings.build_memory_mb,
             )
         )
-        if not result.ok:
-            raise BuildFailed(ImageReason.INSTALL_FAILED, last_line(result.output), result.output)
+        wheels.raise_unless_installed(system, result)
 
     def build_system(self, repo: str, url: str, commit: str, package_root: str) -> BuildSystem:
         """The build system that a commit declares; read from git, where a symlink leads nowhere."""
@@ -297,14 +298,13 @@ class Backend(ABC):
     def _suite_folder(self, recipe: Recipe) -> Path:
         return self._cache / "suites" / key_of("suite", recipe.repo, recipe.merge_sha, recipe.benchmark_dir)
 
-    def _make_suite(self, recipe: Recipe, url: str) -> None:
+    def _make_suite(self, recipe: Recipe, tree: Path) -> None:
         """Copy the merge commit's benchmarks alone: beside their package they would import it from the tree."""
 
         def make(folder: Path) -> None:
             name = PurePosixPath(recipe.benchmark_dir).name
             if not name:
                 raise BuildFailed(ImageReason.NO_BENCHMARKS, "the suite is no folder of its own, but the repository")
-            tree = self.checkout(recipe.repo, url, recipe.merge_sha, folder / "tree", tagged=False)
             source = Path(
                 os.path.realpath(tree / recipe.benchmark_dir)
             )  # unlike resolve(), it outlives a loop of links
@@ -313,7 +313,6 @@ class Backend(ABC):
             if not source.is_dir():
                 raise BuildFailed(ImageReason.NO_BENCHMARKS, f"no {recipe.benchmark_dir} at the merge commit")
             shutil.copytree(source, folder / "suite" / name, symlinks=True)
-            shutil.rmtree(tree)
 
         self._room.made(self._suite_folder(recipe), make)
 
@@ -386,7 +385,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _image(self, environment: Path, series: str, packages: Sequence[str]) -> str:
-        """The image in which an environment's commands run; empty where there are none."""
+        """The image in which a build environment's commands run; empty where there are none."""
 
     @abstractmethod
     def _finished(self, pair: Pair, pr_id: str) -> Pair:

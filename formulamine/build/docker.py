@@ -1,8 +1,9 @@
 """The docker backend: the same folders made in containers, and rendered to layers.
 
-Layers, from below: the base image (a setting, shared by all), the environment (shared by every pull request with the
-same pins), the base side (what ships), and on top of that, for measuring only, the head side and the suite. The folders
-on the host are data: they are where facts are asked, and what an image that was removed is made from again.
+Layers, from below: the base image (a setting, shared by all), a recipe's system packages, the environment (shared by
+every pull request with the same pins), the base side (what ships), and on top of that, for measuring only, the head
+side and the suite. What builds stands beside the environment, in images that never ship. The folders on the host are
+data: they are where facts are asked, and what an image that was removed is made from again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shlex
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from formulamine.build.pair import Digests, Pair, Seen
 from formulamine.build.reasons import BuildFailed, ImageReason, PushFailed
 from formulamine.build.recipe import Recipe
 from formulamine.build.room import Room
+from formulamine.build.wheels import HOOKS
 from formulamine.services.docker_engine import CommandRefused, Engine, EngineError
 from formulamine.services.docker_sandbox import GIVEN, DockerSandbox
 from formulamine.services.git import Git
@@ -48,24 +51,28 @@ HEAD_ENVIRONMENT = f"{HEAD}/environment"
 """Only where both sides cannot have the same pins."""
 SUITE = "/opt/formulamine/suite"
 TOOLS = "/opt/formulamine/tools"
+BUILDER = "/usr/local/lib/formulamine"
+"""What builds, in images that only build: a layer of its own, so that no step has to bring it along."""
 PLACES = {
     "environment": ENVIRONMENT,
     "tree": f"{WORK}/tree",
     "wheels": f"{WORK}/wheels",
     "site": f"{WORK}/site",
+    "uv": f"{BUILDER}/uv",
+    "hooks": f"{BUILDER}/{HOOKS.name}",
 }
 MEASURES = "-measures"
 """What the tag of an image that measures has more than that of the one that ships."""
 LAYOUT_VERSION = "1"
 """Changes with what stands where in an image."""
-# Makes an environment: uv, interpreter, its place, and the listing of pins.
+# Makes an environment: uv, interpreter, its place, and pins.
 MAKE_ENVIRONMENT = """
-"$1" venv --quiet --no-project --python "$2" "$3" || exit
-[ -s "$4" ] || exit 0
-exec "$1" pip install --quiet --no-deps --no-progress --link-mode copy --python "$3/bin/python" --requirements "$4"
+uv=$1 environment=$3
+"$uv" venv --quiet --no-project --python "$2" "$environment" || exit
+shift 3
+[ $# -gt 0 ] || exit 0
+exec "$uv" pip install --quiet --no-deps --no-progress --link-mode copy --python "$environment/bin/python" -- "$@"
 """
-
-
 # Installs Debian packages, as root: they are Debian's own programs, and no code of a mined repository runs beside them.
 INSTALL_PACKAGES = """
 export DEBIAN_FRONTEND=noninteractive
@@ -165,27 +172,20 @@ class DockerBackend(Backend):
     def _install(
         self, pins: Sequence[str], series: str, folder: Path, sandbox: Callable[[], Sandbox], packages: Sequence[str]
     ) -> None:
-        listing = folder.parent / f".{folder.name}.pins"
-        listing.write_text("\n".join(pins))
-        uv = self._resolver.uv
-        seen = self._seen(environment=folder, uv=uv, pins=listing)
-        arguments = [seen[uv], str(self.interpreter(series).path), ENVIRONMENT, seen[listing]]
-        try:
-            result = self._sandbox.run(
-                Command(
-                    ["/bin/sh", "-c", MAKE_ENVIRONMENT, "sh", *arguments],
-                    readable=(uv, listing),
-                    writable=(folder,),
-                    inside=seen,
-                    image=self._system(series, packages),
-                    environment={"UV_CACHE_DIR": "/tmp/uv"},
-                    network=bool(pins),
-                    timeout_s=TIMEOUT_S * 3,
-                    memory_mb=self._settings.build_memory_mb,
-                )
-            )  # fmt: skip
-        finally:
-            listing.unlink()
+        seen = self._seen(environment=folder, uv=self._resolver.uv)
+        arguments = [seen[self._resolver.uv], str(self.interpreter(series).path), ENVIRONMENT, *pins]
+        result = self._sandbox.run(
+            Command(
+                ["/bin/sh", "-c", MAKE_ENVIRONMENT, "sh", *arguments],
+                writable=(folder,),
+                inside=seen,
+                image=self._builder(series, packages),
+                environment={"UV_CACHE_DIR": "/tmp/uv"},
+                network=bool(pins),
+                timeout_s=TIMEOUT_S * 3,
+                memory_mb=self._settings.build_memory_mb,
+            )
+        )
         if not result.ok:
             if is_offline(result.output):
                 raise IndexUnreachable(last_line(result.output))
@@ -198,9 +198,24 @@ class DockerBackend(Backend):
         return ()  # it is in the image
 
     def _image(self, environment: Path, series: str, packages: Sequence[str]) -> str:
-        """The environment's image, made from its folder where the engine lacks it."""
+        """The image in which a build environment's commands run: it never ships."""
+        return self._with_environment(environment, self._builder(series, packages))
+
+    def _with_environment(self, environment: Path, below: str) -> str:
+        """An environment's image, made from its folder where the engine lacks it."""
         name = f"formulamine/environment:{environment.name}"
-        return self._layered(self._system(series, packages), {ENVIRONMENT: environment}, name, _labels(), {})
+        return self._layered(below, {ENVIRONMENT: environment}, name, _labels(), {})
+
+    def _builder(self, series: str, packages: Sequence[str]) -> str:
+        """The system with what builds on it."""
+        system, content = self._system(series, packages), {PLACES["uv"]: self._resolver.uv, PLACES["hooks"]: HOOKS}
+        name = f"formulamine/builder:{key_of(system, self._builds_with)}"
+        return self._layered(system, content, name, _labels(), {})
+
+    @cached_property
+    def _builds_with(self) -> list[str]:
+        """What a builder's image holds, by its bytes."""
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in (self._resolver.uv, HOOKS)]
 
     def _system(self, series: str, packages: Sequence[str]) -> str:
         """The base image, with a recipe's system packages in a layer on top of it."""
@@ -224,7 +239,8 @@ class DockerBackend(Backend):
         labels = _labels(pr=pr_id, recipe=_recipe_hash(pair))
         name = _name(pair)
         recipe = pair.recipe
-        below = self._image(pair.base.environment, recipe.python_version, recipe.system_packages)
+        system = self._system(recipe.python_version, recipe.system_packages)
+        below = self._with_environment(pair.base.environment, system)
         ships = {SITE: pair.base.site, TREE: pair.base.tree}
         variables = {"PYTHONPATH": SITE, "PATH": f"{ENVIRONMENT}/bin:/usr/local/bin:/usr/bin:/bin"}
         shipped = self._layered(below, ships, name, labels, variables)

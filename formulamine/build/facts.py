@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -63,6 +64,39 @@ class SideFacts(Record):
     suite_errors: list[str]
 
 
+@dataclass(frozen=True)
+class EnvironmentFacts:
+    """What one environment turned out to be."""
+
+    tampering: list[str]
+    starters: list[str]
+    digest: str
+
+
+class Environments:
+    """Facts of environments, each looked at once by whoever holds this. For several threads.
+
+    What is made of pins is shared by many pull requests, and no command sees it but to read: what was seen of it stays
+    true until the folder is made anew, which its identity on the disk tells.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int, int], EnvironmentFacts] = {}
+
+    def of(self, side: Side) -> EnvironmentFacts:
+        """Facts of a side's environment."""
+        folder = side.environment
+        status = folder.stat()
+        key = (folder, status.st_ino, status.st_ctime_ns)
+        if key not in self._known:
+            self._known[key] = EnvironmentFacts(
+                tampering=tampering.in_environment(folder, side.interpreter),
+                starters=tampering.starters(folder, side.interpreter),
+                digest=digests.digest([("environment", folder / "lib")])[0],
+            )
+        return self._known[key]
+
+
 class PairFacts(Record):
     """What both sides turned out to be."""
 
@@ -76,7 +110,9 @@ class PairFacts(Record):
     """The same for keeping."""
 
 
-def verify(pair: Pair, git: Git, url: str, sandbox: Sandbox, memory_mb: int) -> PairFacts:
+def verify(
+    pair: Pair, git: Git, url: str, sandbox: Sandbox, memory_mb: int, environments: Environments | None = None
+) -> PairFacts:
     """Facts of both sides, every rule of verification asked in the order of `RULES`.
 
     Args:
@@ -85,14 +121,16 @@ def verify(pair: Pair, git: Git, url: str, sandbox: Sandbox, memory_mb: int) -> 
         url: where the repository is, should its mirror be gone.
         sandbox: where the package is imported.
         memory_mb: that an import may take.
+        environments: what was seen of environments before; None to look at them again.
 
     Raises:
         BuildFailed: the first rule that does not hold, and what breaks it.
     """
+    environments = environments or Environments()
     tags = check_commits(pair, git, url)
     for side in (pair.base, pair.head):
         check_pins(pair, side)
-    check_tampering(pair)
+    check_tampering(pair, environments)
     leaked = digests.head_in_base(pair, digests.head_only(git, pair.recipe.repo, url, pair.recipe))
     if leaked:
         raise BuildFailed(ImageReason.HEAD_IN_BASE, f"content of head stands in {', '.join(leaked[:5])}")
@@ -101,10 +139,6 @@ def verify(pair: Pair, git: Git, url: str, sandbox: Sandbox, memory_mb: int) -> 
     for facts in (base, head):
         check_benchmarks(facts, source)
     named = source.benchmarks()
-    environments = {
-        folder: digests.digest([("environment", folder / "lib")])[0]
-        for folder in {pair.base.environment, pair.head.environment}
-    }
     manifest = Manifest(
         formulamine=version_of("formulamine"),
         recipe=hashlib.sha256(pair.recipe.to_blob()).hexdigest(),
@@ -112,8 +146,8 @@ def verify(pair: Pair, git: Git, url: str, sandbox: Sandbox, memory_mb: int) -> 
         rules=list(RULES),
         benchmarks_in_source=len(named),
         suite_digest=digests.digest([("suite", pair.suite_parent)])[0],
-        base=_side_manifest(pair.base, base, tags[0], named, environments[pair.base.environment]),
-        head=_side_manifest(pair.head, head, tags[1], named, environments[pair.head.environment]),
+        base=_side_manifest(pair.base, base, tags[0], named, environments.of(pair.base)),
+        head=_side_manifest(pair.head, head, tags[1], named, environments.of(pair.head)),
     )
     return PairFacts(base=base, head=head, rules=list(RULES), benchmarks_in_source=len(named), manifest=manifest)
 
@@ -157,15 +191,14 @@ def check_pins(pair: Pair, side: Side) -> list[str]:
     return pins
 
 
-def check_tampering(pair: Pair) -> None:
+def check_tampering(pair: Pair, environments: Environments) -> None:
     """Look for what somebody put into environments and installed packages; the sources are compared with git.
 
     Raises:
         BuildFailed: there is something.
     """
-    environments = {side.environment: side for side in (pair.base, pair.head)}  # mostly one and the same
-    for environment, side in environments.items():
-        _raise_if_tampered("the environment", tampering.in_environment(environment, side.interpreter))
+    for side in (pair.base, pair.head):  # mostly one and the same
+        _raise_if_tampered("the environment", environments.of(side).tampering)
     for name, side in (("base", pair.base), ("head", pair.head)):
         _raise_if_tampered(name, tampering.in_site(side.site, side.tree, pair.recipe.distribution))
 
@@ -187,21 +220,23 @@ def _raise_if_tampered(where: str, findings: Sequence[str]) -> None:
         raise BuildFailed(ImageReason.TAMPERED, f"{where}: {'; '.join(findings)}"[:1000])
 
 
-def _side_manifest(side: Side, facts: SideFacts, tag: str, named: Sequence[str], environment: str) -> SideManifest:
+def _side_manifest(
+    side: Side, facts: SideFacts, tag: str, named: Sequence[str], environment: EnvironmentFacts
+) -> SideManifest:
     own = {label: digests.digest([(label, folder)])[0] for label, folder in (("site", side.site), ("tree", side.tree))}
     return SideManifest(
         commit=side.commit,
         tag=tag,
         interpreter=side.interpreter.version,
         pins=facts.pins,
-        starters=tampering.starters(side.environment, side.interpreter),
+        starters=environment.starters,
         import_names=facts.import_names,
         import_path=facts.import_path,
         version=facts.version,
         benchmarks_discovered=len(facts.benchmarks),
         benchmarks_missing=sorted(set(named) - set(facts.benchmarks))[:MOST_NAMED],
         suite_errors=facts.suite_errors,
-        digests={"environment": environment, **own},
+        digests={"environment": environment.digest, **own},
     )
 
 
@@ -224,7 +259,7 @@ def side_facts(pair: Pair, side: Side, sandbox: Sandbox, memory_mb: int) -> Side
         "tools": side.seen.tools,
         "import_names": names,
     }
-    result = sandbox.run(pair.command(side, PROBE, [json.dumps(config)], memory_mb, PROBE_TIMEOUT_S))
+    result = sandbox.run(pair.command(side, PROBE, [json.dumps(config)], memory_mb, PROBE_TIMEOUT_S, as_text=True))
     answers = [line for line in result.output.splitlines() if line.startswith(probe.ANSWER)]
     if result.timed_out:
         raise BuildFailed(ImageReason.TIMEOUT, f"import and discovery took over {PROBE_TIMEOUT_S} s")

@@ -102,7 +102,9 @@ class _Attempts:
         step, item = self.step, self.item
         try:
             pair = step.backend.pair(recipe, item.url, self.sandbox, item.pr_id)
-            found = facts.verify(pair, step.git, item.url, self.sandbox(), step.settings.build_memory_mb)
+            found = facts.verify(
+                pair, step.git, item.url, self.sandbox(), step.settings.build_memory_mb, step.environments
+            )
             self.last = Built(recipe, found, step.backend.digests(pair))
         except BuildFailed as error:
             return error
@@ -134,6 +136,7 @@ class ImageStep:
     resolver: Resolver
     llm: Llm
     neighbours: Neighbours = field(default_factory=lambda: Neighbours(lambda repo: ()))
+    environments: facts.Environments = field(default_factory=facts.Environments)
 
     def __call__(self, item: ImageInput) -> Outcome:
         """Build both sides of one pull request, or say why that cannot be."""

@@ -57,15 +57,36 @@ class Pair:
     measures: str = ""
 
     def command(
-        self, side: Side, script: Path, arguments: Sequence[str], memory_mb: int, timeout_s: float = COMMAND_S
+        self,
+        side: Side,
+        script: Path,
+        arguments: Sequence[str],
+        memory_mb: int,
+        timeout_s: float = COMMAND_S,
+        *,
+        as_text: bool = False,
     ) -> Command:
-        """A command that runs a script of ours with a side's Python, without network."""
-        folders = (side.interpreter.prefix, side.environment, side.tree.parent, self.suite_parent, self.tools)
-        given = f"{GIVEN}/{script.name}" if self.measures else str(script)
+        """A command that runs a script of ours with a side's Python, without network.
+
+        Args:
+            side: whose.
+            script: a file of ours.
+            arguments: of the script.
+            memory_mb: that it may take.
+            timeout_s: that it may take.
+            as_text: let a container have the script's text, which saves it a file; not for one that asks for its file.
+        """
+        argv, readable, inside = [str(script)], [script], dict[Path, str]()
+        if self.measures and as_text:
+            argv, readable = ["-c", script.read_text()], []
+        elif self.measures:
+            argv, inside = [f"{GIVEN}/{script.name}"], {script: f"{GIVEN}/{script.name}"}
+        else:
+            readable += [side.interpreter.prefix, side.environment, side.tree.parent, self.suite_parent, self.tools]
         return Command(
-            [side.seen.python, "-B", given, *arguments],
-            readable=(script,) if self.measures else (*folders, script),
-            inside={script: given},
+            [side.seen.python, "-B", *argv, *arguments],
+            readable=tuple(readable),
+            inside=inside,
             image=self.measures,
             environment=self.recipe.environment_variables,
             timeout_s=timeout_s,

@@ -30,11 +30,12 @@ from formulamine.services.store import StoreError, Tables
 from formulamine.tables import Status
 
 ENV_PAYLOADS_VERSION = "4"
-IMAGES_VERSION = "4"
+IMAGES_VERSION = "5"
 MODULES = "formulamine.build."
 IMAGE_SOURCES = (
     "images", "cascade", "backend", "local", "docker", "pair", "failures", "recipe", "repair", "recipe_change", "facts",
-    "digests", "probe", "commits", "suite_source", "tampering", "folders", "manifest", "backend_hooks", "declarations",
+    "digests", "probe", "commits", "suite_source", "tampering", "folders", "manifest", "wheels", "backend_hooks",
+    "declarations",
 )  # fmt: skip
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def env_payloads_step(services: Services) -> Step[PayloadInput]:
         sources=(
             *(MODULES + name for name in ("payloads", "declarations", "interpreters", "package_root", "standing")),
             *(MODULES + name for name in ("static_setup", "tool_tables", "dependency_groups", "suite_needs")),
-            *(MODULES + name for name in ("backend", "local", "failures", "backend_hooks")),
+            *(MODULES + name for name in ("backend", "local", "failures", "wheels", "backend_hooks")),
             "formulamine.services.resolver",
             "formulamine.discover.asv_config",
         ),

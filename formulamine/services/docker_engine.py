@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from formulamine.items import Cancelled
+from formulamine.services.archives import BadArchive, files_of, pack, unpack, write_image
 from formulamine.services.processes import is_alive, this_process
 from formulamine.services.sandbox import NoSandbox, network_variables
 
@@ -48,10 +49,6 @@ class EngineError(Exception):
 
 class CommandRefused(Exception):
     """A command of ours in a container failed; the message is the end of what it printed."""
-
-
-class BadArchive(Exception):
-    """What a container gave back cannot be taken."""
 
 
 class Engine:
@@ -192,21 +189,31 @@ class Engine:
             environment: variables added to those of the one below.
 
         Raises:
-            EngineError: the engine refuses, or the layer is not what was put in.
+            EngineError: the engine refuses.
         """
+        told = self.inspect(image)
+        if self._knows_layers_alone:
+            with tempfile.SpooledTemporaryFile(SPOOLED, dir=str(self._scratch_in)) as archive:
+                made = write_image(archive, told, content, name, labels, environment)
+                with _told():
+                    loaded = [one.id for one in self.client.images.load(archive)]
+            if loaded != [made]:
+                raise EngineError(f"{name} was given as {made} and is {loaded}")
+            return made
         repository, _, tag = name.rpartition(":")
-        with _told(), self.container(image, ["/bin/true"]) as made:
-            self.put(made, "/", content, user=0)
-            wrong = [
-                one["Path"]
-                for one in self.client.api.diff(made) or []
-                if not any(_related(one["Path"].lstrip("/"), put) for put, _ in content)
-            ]
-            if wrong:
-                raise EngineError(f"the layer changes {', '.join(wrong[:5])}")
+        with _told(), self.container(image, ["/bin/true"]) as container:
+            self.put(container, "/", content, user=0)
             settings = {"Labels": _clean(labels), "Env": [f"{key}={value}" for key, value in environment.items()]}
-            answer = self.client.api.commit(made, repository=repository, tag=tag, conf=settings)
+            settings["Cmd"] = told["Config"]["Cmd"] or ["/bin/sh"]
+            answer = self.client.api.commit(container, repository=repository, tag=tag, conf=settings)
         return str(answer["Id"])
+
+    @cached_property
+    def _knows_layers_alone(self) -> bool:
+        """Whether the engine takes an image's own layer without those below; containerd's store of images does not."""
+        with _told():
+            status = self.client.info().get("DriverStatus") or []
+        return not any("containerd.snapshotter" in str(value) for _, value in status)
 
     def installed(
         self,
@@ -265,7 +272,7 @@ class Engine:
                 for layer in {name for names in made_of.values() for name in names}:
                     stream = whole.extractfile(layer)
                     assert stream is not None
-                    layers[layer] = {f"{layer[-75:][:12]}:{path}": digest for path, digest in _files(stream)}
+                    layers[layer] = {f"{layer[-75:][:12]}:{path}": digest for path, digest in files_of(stream)}
         return {
             image: {path: digest for name in made_of[image[-64:]] for path, digest in layers[name].items()}
             for image in images
@@ -331,79 +338,6 @@ def client_environment() -> dict[str, str]:
     return {**told, "PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
 
 
-def pack(archive: IO[bytes], content: Iterable[tuple[str, Path]], user: int) -> None:
-    """Write host files and folders as a tar: sorted, without times, all of one owner, links as links."""
-
-    def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if not (entry.isfile() or entry.isdir() or entry.issym()):
-            return None
-        entry.uid = entry.gid = user
-        entry.uname = entry.gname = ""
-        entry.mtime = 0
-        entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
-        return entry
-
-    # Never a hard link: each file stands for itself, whatever else has its content.
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        made: set[str] = set()
-        for name, path in content:
-            for parent in reversed(PurePosixPath(name).parents):
-                if str(parent) != "." and str(parent) not in made:
-                    made.add(str(parent))
-                    entry = tarfile.TarInfo(str(parent))
-                    entry.type = tarfile.DIRTYPE
-                    tar.addfile(owned(entry) or entry)
-            _add(tar, name, path, owned)
-
-
-def _add(tar: tarfile.TarFile, name: str, path: Path, owned: Any) -> None:
-    """`tar.add`, in sorted order and owned as wanted."""
-    tar.inodes = {}  # type: ignore[attr-defined]  # where it remembers what it would write as a hard link
-    entry = tar.gettarinfo(str(path), name)
-    if entry is None or (entry := owned(entry)) is None:
-        return
-    if entry.isfile():
-        with path.open("rb") as file:
-            tar.addfile(entry, file)
-        return
-    tar.addfile(entry)
-    if entry.isdir():
-        for below in sorted(os.listdir(path)):
-            _add(tar, f"{name}/{below}", path / below, owned)
-
-
-def unpack(archive: IO[bytes], top: str, destination: Path) -> None:
-    """Unpack what stands below a tar's `top`: files, folders and links, which are not followed. Owned by us.
-
-    Raises:
-        BadArchive: a name or a link leads out of the folder, or it is no archive.
-    """
-
-    own = os.getuid(), os.getgid()
-
-    def taken(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-        name = PurePosixPath(member.name)
-        if str(name) == top or not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-            return None  # the folder itself; a device, a pipe or a socket is nothing that a build makes
-        if name.parts[0] != top:
-            raise BadArchive(f"{name} is not below {top}")
-        moved = member.replace(name=str(name.relative_to(top)), uid=own[0], gid=own[1], uname="", gname="", deep=False)
-        if member.islnk():
-            link = PurePosixPath(member.linkname)
-            if link.parts[:1] != (top,):
-                raise BadArchive(f"{name} is a hard link to {link}")
-            return tarfile.data_filter(moved.replace(linkname=str(link.relative_to(top)), deep=False), folder)
-        return tarfile.tar_filter(moved, folder)
-
-    try:
-        with tarfile.open(fileobj=archive) as tar:
-            tar.extractall(destination, filter=taken)
-    except (tarfile.TarError, OSError, KeyError, ValueError) as error:  # KeyError: a hard link to nothing, or itself
-        if isinstance(error, OSError) and error.errno == 28:
-            raise
-        raise BadArchive(f"what came out of the container: {error}") from error
-
-
 @contextmanager
 def _told() -> Iterator[None]:
     """Turn what the engine, or the way to it, says is wrong into our own error."""
@@ -414,20 +348,6 @@ def _told() -> Iterator[None]:
         yield
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise EngineError(_said(error)) from error
-
-
-def _files(layer: IO[bytes]) -> Iterator[tuple[str, str]]:
-    """Path and SHA-256 of every file of a layer."""
-    with tarfile.open(fileobj=layer) as tar:
-        for member in tar:
-            stream = tar.extractfile(member) if member.isfile() else None
-            if stream is not None:
-                yield member.name, hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # it can readinto
-
-
-def _related(changed: str, put: str) -> bool:
-    """Whether a changed path is what was put in, below it, or a folder above it."""
-    return PurePosixPath(changed).is_relative_to(put) or PurePosixPath(put).is_relative_to(changed)
 
 
 def _said(error: Exception) -> str:

@@ -73,8 +73,9 @@ class DockerSandbox(Sandbox):
 
     def _start(self, command: Command, stdin: int, stderr: int) -> Running:
         written = [(command.inside[path], path) for path in command.writable]
+        changed = [(command.inside[path], path) for path in command.changed]
         given = [(command.inside[path], path) for path in command.readable if command.inside[path].startswith(GIVEN)]
-        volumes = sorted({str(PurePosixPath(inside).parent) for inside, _ in (*written, *given)})
+        volumes = sorted({str(PurePosixPath(inside).parent) for inside, _ in (*changed, *given)})
         from docker.types import LogConfig, Ulimit  # slow to import, as all of it
 
         api = self._engine.client.api
@@ -99,12 +100,14 @@ class DockerSandbox(Sandbox):
             environment=environment_of(command, isolated=True),
             working_dir=str(command.cwd),
             volumes=volumes,
+            # With "none" the engine would set up a network namespace of its own making, at twice a container's start.
+            network_disabled=not command.network,
             host_config=host,
             stdin_open=stdin == subprocess.PIPE,
         )
         try:
             for volume in volumes:
-                content = [(PurePosixPath(inside).name, path) for inside, path in (*written, *given)
+                content = [(PurePosixPath(inside).name, path) for inside, path in (*changed, *given)
                            if str(PurePosixPath(inside).parent) == volume]  # fmt: skip
                 self._engine.put(container, volume, content)
             argv = ["docker", "start", "--attach", *(["--interactive"] if stdin == subprocess.PIPE else []), container]

@@ -68,6 +68,8 @@ class Command:
     """Host folders and files seen read-only."""
     writable: tuple[Path, ...] = ()
     """Host folders seen writable; disk use there is not limited."""
+    scratch: tuple[Path, ...] = ()
+    """The same of folders that nobody looks at afterwards: a container is given them, and keeps what it wrote."""
     inside: Mapping[Path, str] = field(default_factory=dict)
     """Where the command sees a host path; at its own path where it is not named here."""
     image: str = ""
@@ -78,6 +80,11 @@ class Command:
     network: bool = False
     timeout_s: float = 600
     memory_mb: int = 4096
+
+    @property
+    def changed(self) -> tuple[Path, ...]:
+        """Host folders that the command sees writable."""
+        return (*self.writable, *self.scratch)
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ class Sandbox:
             running.close()
         text = output.text()
         # Foreign code may say anything, and its own /tmp may be full: only a full disk of ours ends the run.
-        if any(shutil.disk_usage(folder).free < DISK_FULL_MB * 2**20 for folder in command.writable):
+        if any(shutil.disk_usage(folder).free < DISK_FULL_MB * 2**20 for folder in command.changed):
             raise_if_disk_full(text)
         return Result(process.returncode, text, timed_out, out_of_memory, time.monotonic() - started)
 
@@ -218,7 +225,7 @@ def bubblewrap(command: Command) -> list[str]:
     argv += [*size, "--tmpfs", "/tmp", "--dir", "/tmp/home"]
     for path in command.readable:
         argv += ["--ro-bind", str(path), command.inside.get(path, str(path))]
-    for path in command.writable:
+    for path in command.changed:
         argv += ["--bind", str(path), command.inside.get(path, str(path))]
     argv += ["--remount-ro", "/", "--clearenv"]
     for name, value in environment_of(command, isolated=True).items():

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from formulamine.build.backend import WORK
 from formulamine.items import Cancelled
-from formulamine.services.docker_engine import BadArchive, Engine, EngineError, pack, unpack
+from formulamine.services.archives import BadArchive, pack, unpack
+from formulamine.services.docker_engine import Engine, EngineError
 from formulamine.services.docker_sandbox import GIVEN, DockerSandbox
 from formulamine.services.sandbox import Command, Result
 from formulamine_tests.docker.engine import BASE_IMAGE
