@@ -6,15 +6,13 @@ Reading declarations, weighing interpreters, asking uv and asking the build back
 
 from __future__ import annotations
 
-import contextlib
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from packaging.metadata import parse_email
 from packaging.requirements import Requirement
@@ -27,24 +25,21 @@ from formulamine.build.declarations import (
     Metadata,
     applying,
     asv_environment,
-    asv_extras,
-    asv_groups,
     asv_requirements,
     build_system,
-    holding,
-    offered,
     parse_pyproject,
     requirements,
     ruled_out,
     series,
     specifier,
 )
-from formulamine.build.dependency_groups import group, group_names
 from formulamine.build.interpreters import Evidence, acceptable
 from formulamine.build.package_root import BUILD_FILES, asv_hints, package_root, package_roots
+from formulamine.build.pinning import build_pins_of, cutoffs_of, pins_of
 from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.build.standing import FILES, Standing, standing
 from formulamine.build.suite_needs import Import, modules_of, needed, suite_imports
+from formulamine.build.wanted import Declared, Place, imports_of, line_of, name_of, wanted_by
 from formulamine.discover import asv_config
 from formulamine.discover.asv_config import AsvConfig, AsvConfigError
 from formulamine.items import Done, Failed, Outcome
@@ -53,8 +48,6 @@ from formulamine.services.resolver import IndexUnreachable, Resolver, Unresolvab
 from formulamine.services.sandbox import NoSandbox, Sandbox, Sandboxes
 from formulamine.settings import ResolveSettings
 from formulamine.tables import EnvPayload, Record
-
-_IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+(\w+)|(?:import|cimport)[ \t]+([\w., \t]+))", re.MULTILINE)
 
 
 class PayloadReason(StrEnum):
@@ -92,28 +85,6 @@ class PayloadInput(Record):
     base_sha: str
     merge_sha: str
     merged_at: datetime
-
-
-@dataclass(frozen=True)
-class _Declared:
-    """What one side declares."""
-
-    metadata: Metadata
-    build_requires: tuple[Requirement, ...]
-    pyproject: Mapping[str, Any]
-    instead: str
-    """The files that were read because the build backend failed; empty where it did not."""
-    unsaid: Sequence[Requirement]
-    """What its setup.py imports without a word; among the build requirements."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a requirement comes from."""
-
-    text: str
-    is_optional: bool = False
-    """Whether what needs it goes on without it."""
 
 
 class _Stop(Exception):
@@ -174,23 +145,23 @@ class PayloadStep:
         python, source, ladder = self._interpreter([one.metadata for one in declared], asv_series, item.merged_at)
 
         imports = self._suite_imports(mirror, item, trees[0])
-        wanted = [self._wanted(one, imports, python, config) for one in declared]
+        wanted = [wanted_by(one, imports, python, config) for one in declared]
         dropped = {
-            f"{_line(line)}: its marker {line.marker} is false on Python {python}"
+            f"{line_of(line)}: its marker {line.marker} is false on Python {python}"
             for one in declared
             for line in ruled_out(one.metadata, python)
         }
-        cutoffs = self._cutoffs(item.merged_at)
+        cutoffs = cutoffs_of(item.merged_at)
         own = declared[0].metadata.name
         sources = {line: place.text for per_side in reversed(wanted) for line, place in per_side.items()}
         instead = [f"{one.instead} of {name}" for one, name in zip(declared, _SIDES, strict=True) if one.instead]
         if instead:
             sources[own] = f"{' and '.join(instead)}, since the build backend failed"
         for one in (one for side in declared for one in side.unsaid):
-            sources[f"{_line(one)} (to build)"] = "setup.py imports it, and asv matrix or package metadata names it"
+            sources[f"{line_of(one)} (to build)"] = "setup.py imports it, and asv matrix or package metadata names it"
         while True:
             try:
-                pins, pins_base, rung, cutoff = self._pins(wanted, python, cutoffs, sandbox)
+                pins, pins_base, rung, cutoff = pins_of(self.resolver, wanted, python, cutoffs, sandbox)
                 break
             except Unresolvable as error:
                 gone = dict.fromkeys(
@@ -206,7 +177,7 @@ class PayloadStep:
                 dropped |= {f"{line}: {why}" for line, why in gone.items()}
         build_requires = [one for side in declared for one in side.build_requires]
         days = [day for _, day in cutoffs]
-        build_pins = self._build_pins(build_requires, python, days[days.index(cutoff) :], sandbox)
+        build_pins = build_pins_of(self.resolver, build_requires, python, days[days.index(cutoff) :], sandbox)
         return Done(
             EnvPayload(
                 python_version=python,
@@ -214,8 +185,8 @@ class PayloadStep:
                 interpreter_source=source,
                 package_root=root,
                 distribution=own,
-                pins=[pin for pin in pins if _name(pin) != own],
-                pins_base=[pin for pin in pins_base if _name(pin) != own],
+                pins=[pin for pin in pins if name_of(pin) != own],
+                pins_base=[pin for pin in pins_base if name_of(pin) != own],
                 build_pins=build_pins,
                 build_environment_variables=[
                     f"{name}={value}" for name, value in sorted(asv_environment(config.matrix).items())
@@ -297,7 +268,7 @@ class PayloadStep:
         config: AsvConfig,
         stands: Standing,
         sandbox: Callable[[], Sandbox],
-    ) -> _Declared:
+    ) -> Declared:
         """What a side declares, by its files where they are final, else by its build backend.
 
         A backend that fails will hardly build either, but that is for the build to find out, and to mend. Where its
@@ -309,8 +280,8 @@ class PayloadStep:
         is_said = "requires" in pyproject.get("build-system", {})
         unsaid = [] if is_said else self._unsaid(mirror, commit, root, python, config, stands)
         system = replace(system, requires=(*system.requires, *unsaid))
-        days = [day for _, day in self._cutoffs(item.merged_at)]
-        pins = self._build_pins(system.requires, python, days, sandbox)
+        days = [day for _, day in cutoffs_of(item.merged_at)]
+        pins = build_pins_of(self.resolver, system.requires, python, days, sandbox)
         environment = self.backend.build_environment(pins, python, sandbox)
         metadata, more, instead = stands.metadata, list[Requirement](), ""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
@@ -322,7 +293,7 @@ class PayloadStep:
                 more = requirements([str(line) for line in answer]) if isinstance(answer, list) else []
                 if not stands.is_final:
                     if more:
-                        pins = self._build_pins((*system.requires, *more), python, days, sandbox)
+                        pins = build_pins_of(self.resolver, (*system.requires, *more), python, days, sandbox)
                         environment = self.backend.build_environment(pins, python, sandbox)
                     ask = (system, tree, root, environment, python, variables, sandbox())
                     metadata = _core_metadata(str(self.backend.call_hook("metadata", *ask)))
@@ -330,7 +301,7 @@ class PayloadStep:
                 if stands.is_final or not stands.is_whole or error.reason not in _NO_ANSWER:
                     raise
                 instead = stands.source
-        return _Declared(metadata, (*system.requires, *more), pyproject, instead, unsaid)
+        return Declared(metadata, (*system.requires, *more), pyproject, instead, unsaid)
 
     def _unsaid(
         self,
@@ -349,103 +320,24 @@ class PayloadStep:
         content = self._read(mirror, commit, [path])
         imports = suite_imports(content, root)
         offers = [*asv_requirements(config.matrix), *applying(stands.metadata, (), python)]
-        by_name = {_name(_line(one)): one for one in reversed(offers) if _name(_line(one)) != stands.metadata.name}
+        by_name = {
+            name_of(line_of(one)): one for one in reversed(offers) if name_of(line_of(one)) != stands.metadata.name
+        }
         needs = {name: one for name, one in imports.items() if not one.is_optional}
-        found = needed(needs, [_name(line) for line in LEGACY_REQUIRES], list(by_name))
+        found = needed(needs, [name_of(line) for line in LEGACY_REQUIRES], list(by_name))
         return [by_name[name] for name in sorted(set(found.values()))]
-
-    def _build_pins(
-        self,
-        lines: Sequence[Requirement],
-        python: str,
-        cutoffs: Sequence[datetime | None],
-        sandbox: Callable[[], Sandbox],
-    ) -> list[str]:
-        """Pins of build requirements at the first cutoff that has some.
-
-        Raises:
-            Unresolvable: none has.
-        """
-        wanted = [f"{_line(one)} ; {one.marker}" if one.marker else _line(one) for one in lines]
-        for cutoff in cutoffs[:-1]:
-            with contextlib.suppress(Unresolvable):
-                return self.resolver.compile(wanted, python, cutoff, sandbox)
-        return self.resolver.compile(wanted, python, cutoffs[-1], sandbox)
-
-    def _wanted(
-        self, side: _Declared, imports: Mapping[str, Import], python: str, config: AsvConfig
-    ) -> dict[str, _Place]:
-        """Requirement lines of a side with the place each comes from."""
-        own = side.metadata.name
-        commands = (*(config.build_command or ()), *(config.install_command or ()))
-        wanted = {_line(one): _Place("asv matrix") for one in asv_requirements(config.matrix)}
-        for name in asv_groups(commands):
-            place = _Place(f"dependency group {canonicalize_name(name)}, which ASV's commands name")
-            wanted |= {_line(one): place for one in holding(group(side.pyproject, name), python)}
-        for one in applying(side.metadata, asv_extras(commands, own), python):
-            wanted[_line(one)] = _Place(
-                (side.instead or "package metadata") + (" (its URL is not followed)" if one.url else "")
-            )
-        wanted = {line: place for line, place in wanted.items() if _name(line) != own}
-        offers = self._offers(side, python)
-        for module, name in needed(imports, {own, *map(_name, wanted)}, offers).items():
-            line, listed = offers[name]
-            found = imports[module]
-            wanted[line] = _Place(f"{listed}, for {found.path} imports {module}", found.is_optional)
-        return wanted
-
-    def _offers(self, side: _Declared, python: str) -> dict[str, tuple[str, str]]:
-        """What a side names for some only, by distribution: line and place. Extras come before groups."""
-        found: dict[str, tuple[str, str]] = {}
-        for extra, one in offered(side.metadata, python):
-            found.setdefault(str(canonicalize_name(one.name)), (_line(one), f"extra {extra}"))
-        for name in group_names(side.pyproject):
-            with contextlib.suppress(DeclarationError):  # nobody has asked for this group
-                for one in holding(group(side.pyproject, name), python):
-                    found.setdefault(str(canonicalize_name(one.name)), (_line(one), f"dependency group {name}"))
-        return {name: offer for name, offer in found.items() if name != side.metadata.name}
-
-    def _cutoffs(self, merged_at: datetime) -> list[tuple[str, datetime | None]]:
-        month_start = merged_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        return [("month_start", month_start), ("merge_date", merged_at.astimezone(UTC)), ("relaxed", None)]
-
-    def _pins(
-        self,
-        wanted: Sequence[Mapping[str, _Place]],
-        python: str,
-        cutoffs: Sequence[tuple[str, datetime | None]],
-        sandbox: Callable[[], Sandbox],
-    ) -> tuple[list[str], list[str], str, datetime | None]:
-        """Pins of both sides together at the first cutoff that has some, else of each side on its own.
-
-        Raises:
-            Unresolvable: at no cutoff, neither together nor apart.
-        """
-        head, base = ([*side] for side in wanted)
-        failure: Unresolvable | None = None
-        for apart in (False, True) if set(head) != set(base) else (False,):
-            for rung, cutoff in cutoffs:
-                try:
-                    if apart:
-                        both = [self.resolver.compile(side, python, cutoff, sandbox) for side in (head, base)]
-                        return both[0], both[1], rung, cutoff
-                    return self.resolver.compile([*head, *base], python, cutoff, sandbox), [], rung, cutoff
-                except Unresolvable as error:
-                    failure = error
-        assert failure is not None
-        raise failure
 
     def _droppable(
         self,
         error: Unresolvable,
-        wanted: Sequence[Mapping[str, _Place]],
+        wanted: Sequence[Mapping[str, Place]],
         mirror: Path,
         item: PayloadInput,
         trees: Sequence[Sequence[str]],
     ) -> set[str]:
         """Requirement lines of names that the index does not have and that no source file of either side imports."""
         unknown = {str(canonicalize_name(name)) for name in error.unknown}
-        lines = {line for side in wanted for line in side if _name(line) in unknown}
+        lines = {line for side in wanted for line in side if name_of(line) in unknown}
         if not lines:
             return set()
         imported: set[str] = set()
@@ -454,18 +346,8 @@ class PayloadStep:
             code = [path for path in paths if path.endswith((".py", ".pyx", ".pxd"))]
             sources = [path for path in code if path.startswith(suite) or not _ASIDE & set(PurePosixPath(path).parts)]
             for content in self._read(mirror, commit, sources).values():
-                imported |= _imported(content)
-        return {line for line in lines if not {one.lower() for one in modules_of(_name(line))} & imported}
-
-
-def _imported(content: bytes) -> set[str]:
-    """Top-level modules that Python or Cython imports, in small letters; also where no parser would read it."""
-    imported: set[str] = set()
-    for package, several in _IMPORT.findall(content):
-        names = [package] if package else several.split(b",")
-        first = (re.match(rb"\w+", name.strip()) for name in names)
-        imported |= {found[0].decode().lower() for found in first if found}
-    return imported
+                imported |= imports_of(content)
+        return {line for line in lines if not {one.lower() for one in modules_of(name_of(line))} & imported}
 
 
 def _core_metadata(text: str) -> Metadata:
@@ -477,13 +359,3 @@ def _core_metadata(text: str) -> Metadata:
         classifiers=series(raw.get("classifiers", [])),
         requirements=tuple(requirements(raw.get("requires_dist", []))),
     )
-
-
-def _line(requirement: Requirement) -> str:
-    """A requirement as uv reads it. A URL is not followed: only the index says what existed on a day."""
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    return f"{canonicalize_name(requirement.name)}{extras}{requirement.specifier}"
-
-
-def _name(line: str) -> str:
-    return str(canonicalize_name(Requirement(line).name))

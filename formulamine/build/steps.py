@@ -74,7 +74,8 @@ def env_payloads_step(services: Services) -> Step[PayloadInput]:
         run=run,
         reasons=PayloadReason,
         sources=(
-            *(MODULES + name for name in ("payloads", "declarations", "interpreters", "package_root", "standing")),
+            *(MODULES + name for name in ("payloads", "wanted", "pinning", "declarations", "interpreters")),
+            *(MODULES + name for name in ("package_root", "standing")),
             *(MODULES + name for name in ("static_setup", "tool_tables", "dependency_groups", "suite_needs")),
             *(MODULES + name for name in ("backend", "local", "failures", "wheels", "backend_hooks")),
             "formulamine.services.resolver",

@@ -54,7 +54,7 @@ def test_what_passes_is_told_with_its_manifest(bench: Workbench, pair: Pair) -> 
     assert found.base == found.head
     manifest = found.manifest
     assert (manifest.base.commit, manifest.head.commit) == (pair.recipe.base_sha, pair.recipe.merge_sha)
-    assert (manifest.base.tag, manifest.head.tag) == ("v1.0", "v1.0")
+    assert (manifest.base.tag, manifest.head.tag) == ("", ""), "a build finds its version; what ships has no tag"
     assert (manifest.head.pins, manifest.head.import_path) == (["alpha==1.0"], "toy/__init__.py")
     assert (manifest.head.benchmarks_discovered, manifest.head.benchmarks_missing) == (2, [])
     assert manifest.base.digests["environment"] == manifest.head.digests["environment"]
@@ -63,6 +63,20 @@ def test_what_passes_is_told_with_its_manifest(bench: Workbench, pair: Pair) -> 
     assert Manifest.model_validate_json(manifest.to_blob()) == manifest
     assert str(bench.home).encode() not in manifest.to_blob()
     assert verified(bench, pair).manifest.to_blob() == manifest.to_blob()
+
+
+def test_an_environment_is_looked_at_once_until_it_is_made_anew(bench: Workbench, pair: Pair) -> None:
+    known = facts.Environments()
+    first = known.of(pair.base)
+    assert first.tampering == []
+    assert known.of(pair.head) is first, "both sides share it"
+    folder, aside = pair.base.environment, pair.base.environment.with_name("aside")
+    shutil.copytree(folder, aside, symlinks=True)
+    shutil.rmtree(folder)
+    aside.rename(folder)
+    (packages(pair) / "sitecustomize.py").write_text("import os\n")
+    assert known.of(pair.base).tampering
+    assert known.of(pair.base).digest != first.digest
 
 
 def test_what_the_source_names_and_nobody_discovers_is_recorded(bench: Workbench) -> None:

@@ -153,6 +153,58 @@ def test_what_is_written_comes_back_and_what_is_given_is_seen(sandbox: DockerSan
 
 
 @docker
+def test_what_nobody_wants_back_is_seen_and_stays_there(sandbox: DockerSandbox, tmp_path: Path) -> None:
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "before").write_text("was here\n")
+    script = f"cat {OUT}/before && echo more > {OUT}/after && echo other > {OUT}/before"
+    told = shell(sandbox, script, scratch=(folder,), inside={folder: OUT})
+    assert (told.ok, told.output) == (True, "was here\n")
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("before", "was here\n")]
+
+
+@docker
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_layer_is_what_was_put_in_on_either_store_of_images(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    assert engine._knows_layers_alone, "the engine of the tests keeps its layers itself"
+    monkeypatch.setitem(engine.__dict__, "_knows_layers_alone", alone)
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content" / "run").write_text("echo it runs as $WHO\n")
+    name = f"formulamine/test-layer-{os.getpid()}:{alone}".lower()
+    labels = {"formulamine.pr": "acme__toy-7"}
+    made = engine.layer(BASE_IMAGE, [("opt/content", tmp_path / "content")], name, labels, {"WHO": "root"})
+    below, told = engine.inspect(BASE_IMAGE), engine.inspect(made)
+    assert told["RootFS"]["Layers"][:-1] == below["RootFS"]["Layers"]
+    assert told["Config"]["Labels"]["formulamine.pr"] == "acme__toy-7"
+    assert not told["Config"]["Labels"].get("formulamine.owner")
+    assert told["Config"]["Cmd"] == below["Config"]["Cmd"]
+    [files] = engine.contents([made]).values()
+    own = {path.partition(":")[2] for path in files} - {
+        path.partition(":")[2] for path in engine.contents([BASE_IMAGE])[below["Id"]]
+    }
+    assert own == {"opt/content/run"}
+    with engine.container(made, ["/bin/sh", "/opt/content/run"]) as container:
+        engine.client.api.start(container)
+        engine.client.api.wait(container)
+        assert engine.client.api.logs(container) == b"it runs as root\n"
+    if alone:
+        again = engine.layer(BASE_IMAGE, [("opt/content", tmp_path / "content")], name, labels, {"WHO": "root"})
+        assert again == made, "the same content, the same id"
+
+
+@docker
+def test_the_loopback_of_a_container_is_its_own(sandbox: DockerSandbox) -> None:
+    told = python(
+        sandbox,
+        "import os, socket; print(os.listdir('/sys/class/net')); here = socket.create_server(('127.0.0.1', 0)); "
+        "socket.create_connection(here.getsockname(), 2); print('reached itself')",
+    )
+    assert told.output == "['lo']\nreached itself\n"
+
+
+@docker
 def test_an_engine_that_is_gone_is_told_as_such(engine: Engine) -> None:
     with pytest.raises(EngineError, match=r"[Nn]o such"):
         engine.create("formulamine-no-such-image:1", ["true"])
