@@ -35,11 +35,15 @@ _LOG = re.compile(r";? ?log: blob ([0-9a-f]{64})")
 # Fields that name a blob, a tree or a release, and what a person calls them.
 HASHES = {
     "patch_sha256": "patch", "recipe_hash": "recipe", "manifest_sha256": "manifest", "raw_sha256": "samples",
+    "documents_sha256": "documents",
     "base_digest": "base image",
     "measure_digest": "measured image", "release_version": "release",
 }  # fmt: skip
 # Fields that say which version of something decided.
-VERSIONS = ("judge", "prompt_version", "python_version", "interpreter_source", "uv_version", "backend", "machine")
+VERSIONS = (
+    *("judge", "prompt_version", "python_version", "interpreter_source", "uv_version", "backend", "machine"),
+    *("extracted_by", "extraction_prompt"),
+)
 
 
 class NotFound(lineage.UnknownPullRequest):
@@ -298,7 +302,9 @@ def _evidence(row: Mapping[str, Any]) -> list[str]:
             slower = [f"slower: {name}" for name in row["regressions"]]
             return [f"{counted}; {row['controls_passed']} of {row['controls']} controls passed", *slower]
         case "problem_statements" if done:
-            return [f"from {', '.join(row['sources'])}; {_counted(row['removed'], 'sentence')} left out"]
+            leaks = [one for one in row["removed"] if one["why"].startswith("leak")]
+            left_out = f"{_counted(row['removed'], 'sentence')} left out, {_counted(leaks, 'leak')} among them"
+            return [f"from {', '.join(row['sources'])} by {row['extracted_by']}; {left_out}"]
         case "published_release" if done:
             return ["publishable" if row["publishable"] else "not publishable"]
         case _:

@@ -293,6 +293,24 @@ class SpeedupMeasurement(Record):
     results: list[BenchmarkResult]
 
 
+class StatementPart(Record):
+    """A sentence that a statement shows."""
+
+    section: Literal["initial_observations", "triage"]
+    kind: Literal["title", "message", "issue", "comment"]
+    """What it was taken from."""
+    text: str
+    """As it stands there, with stand-ins for persons, machines and homes."""
+
+
+class Removed(Record):
+    """A sentence that a statement does not show."""
+
+    text: str
+    why: str
+    """The section of the solution that it tells, "leak: " and the rule, or another reason in a word."""
+
+
 class ProblemStatement(Record):
     """What an agent is told, from what stood before the fix."""
 
@@ -300,11 +318,19 @@ class ProblemStatement(Record):
     """The text, in Markdown."""
     sources: list[str]
     """Where it comes from; ["measured"] where nothing usable stood before the fix."""
-    parts: list[str]
+    parts: list[StatementPart]
     fidelity: float
-    """Share of extracted sentences that stand in their source: 1.0, or the row is no row."""
-    removed: list[str]
-    """Sentences that were left out because they tell the fix."""
+    """Share of the sentences extracted to be shown that stand in their source; those that do not are left out."""
+    removed: list[Removed]
+    """Sentences that were left out, each with why."""
+    documents_sha256: str
+    """Blob of what it was taken from, as it was written."""
+    extracted_by: str
+    """The model that answered, or "rules"."""
+    extraction_prompt: str
+    """Version of the model's prompt; empty where there was no model."""
+    extraction_tokens: int
+    """Spent on the answer; 0 for rules."""
 
 
 class PublishedRelease(Record):

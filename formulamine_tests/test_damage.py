@@ -154,7 +154,7 @@ def finish(services: Services, bench: Workbench) -> None:
         services.blobs.put(raw.to_blob())
         measured[row["pr_id"]] = record_of(raw, services.settings.measure)
     month.asset("speedup_measurements", measured)
-    step = StatementStep(services.git, services.blobs, services.settings.measure)
+    step = StatementStep(services.git, services.blobs, services.settings.measure, services.llm)
     said: dict[str, Record | tuple[str, str, str]] = {}
     for key, item in month.rows("problem_statements", StatementInput).items():
         outcome = step(item)

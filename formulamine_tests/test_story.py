@@ -99,7 +99,10 @@ def answer(asset: str, number: int) -> Outcome:
             return measured(number)
         case "problem_statements":
             text = "# A slow path\n\nIt is slow ![x](http://x/y.png).\n"
-            return Done(ProblemStatement(statement=text, sources=["measured"], parts=[], fidelity=1.0, removed=[]))
+            return Done(ProblemStatement(
+                statement=text, sources=["measured"], parts=[], fidelity=1.0, removed=[], documents_sha256="d" * 64,
+                extracted_by="rules", extraction_prompt="", extraction_tokens=0,
+            ))  # fmt: skip
         case _:
             return Done(PublishedRelease(
                 released=True, publishable=False, release_version="e" * 64,

@@ -16,12 +16,14 @@ from formulamine.orchestration import (
     advance_month,
     as_it_stands,
     log,
+    markdown_table,
     month_asset,
     result,
     write_items,
 )
 from formulamine.pipeline import inputs, joined
 from formulamine.services.container import Services
+from formulamine.ship.guard import Documents, guard_of, unfounded
 from formulamine.ship.release import (
     Held,
     ReleasedRow,
@@ -34,12 +36,7 @@ from formulamine.ship.release import (
     verify,
     write,
 )
-from formulamine.ship.statements import (
-    StatementInput,
-    StatementReason,
-    fix_of,
-    stands_in,
-)
+from formulamine.ship.statements import StatementInput, StatementReason, confirmed, names_of
 from formulamine.ship.steps import (
     PROBLEM_STATEMENTS_VERSION,
     PUBLISHED_RELEASE_VERSION,
@@ -47,7 +44,10 @@ from formulamine.ship.steps import (
     published_release_step,
     versions,
 )
-from formulamine.tables import TABLES, Status
+from formulamine.tables import TABLES, Removed, StatementPart, Status
+from formulamine.telling import markdown as escaped
+
+MOST_REMOVED = 100  # sentences of a month in Dagster's event log; the table has all
 
 
 class ReleaseRefused(Exception):
@@ -63,7 +63,9 @@ class ReleaseRefused(Exception):
 )
 def problem_statements(context: dg.AssetExecutionContext, run: MonthRun) -> dg.MaterializeResult[Any]:
     """Statements."""
-    return advance_month(context, run, problem_statements_step(run.services))
+    made = advance_month(context, run, problem_statements_step(run.services))
+    counted = told_of_statements(done_rows("problem_statements", context.partition_key, run.services))
+    return dg.MaterializeResult(metadata={**(made.metadata or {}), **counted}, data_version=made.data_version)
 
 
 @month_asset(
@@ -111,6 +113,27 @@ def published_release(context: dg.AssetExecutionContext, run: MonthRun) -> dg.Ma
         "written": wrote,
     }
     return dg.MaterializeResult(metadata={**(answer.metadata or {}), **extra}, data_version=answer.data_version)
+
+
+def told_of_statements(done: pl.DataFrame) -> dict[str, Any]:
+    """What the UI plots over months: sentences shown and left out, leaks by rule, fidelity and tokens."""
+    rows = done.to_dicts()
+    why = [one["why"] for row in rows for one in row["removed"]]
+    leaks = sorted({one for one in why if one.startswith("leak")})
+    counted: dict[str, Any] = {
+        "sentences shown": sum(len(row["parts"]) for row in rows),
+        "sentences removed": len(why),
+        "sentences removed as leaks": sum(one.startswith("leak") for one in why),
+        "stated from the measurement alone": sum(row["sources"] == ["measured"] for row in rows),
+        "tokens": sum(row["extraction_tokens"] for row in rows),
+        **{f"removed as {name}": why.count(name) for name in leaks},
+    }
+    if rows:
+        counted["fidelity"] = sum(row["fidelity"] for row in rows) / len(rows)
+        removed = [[row["pr_id"], one["why"], escaped(one["text"])] for row in rows for one in row["removed"]]
+        table = markdown_table(["pull request", "why", "sentence"], removed[:MOST_REMOVED])
+        counted["removed sentences"] = dg.MetadataValue.md(table)
+    return counted
 
 
 def release_folder(services: Services, month: str) -> Path:
@@ -168,21 +191,17 @@ def statements_tell_nothing(month: str, services: Services) -> Found:
     wrong = []
     rows = joined("published_release", month, services.tables)
     for row in rows:
-        fix = fix_of(
-            row["repo"],
-            row["url"],
-            row["base_sha"],
-            row["patch_sha256"],
-            row["core_files"],
-            services.git,
-            services.blobs,
-        )
-        wrong += [f"{row['pr_id']} tells {leak!r}" for leak in fix.leaks(row["statement"])]
-        wrong += [
-            f"{row['pr_id']}: {part!r} does not stand in its source"
-            for part in row["parts"]
-            if part not in row["statement"] or not stands_in(part, row["title"], row["body"])
-        ]
+        guard = guard_of(
+            row["repo"], row["url"], row["base_sha"], row["merge_sha"], row["patch_sha256"], row["core_files"],
+            services.git, services.blobs,
+        )  # fmt: skip
+        parts = [StatementPart.model_validate(one) for one in row["parts"]]
+        removed = [Removed.model_validate(one) for one in row["removed"]]
+        written = Documents.model_validate_json(services.blobs.get(row["documents_sha256"]))
+        faster = names_of(confirmed(services.blobs, row["raw_sha256"], services.settings.measure))
+        found = [f"tells {leak}" for leak in guard.told(row["statement"], removed, faster)]
+        found += unfounded(parts, row["statement"], row["title"], row["body"], written, guard.people)
+        wrong += [f"{row['pr_id']}: {one}" for one in found]
     return Found.of(wrong, fine=f"{len(rows)} statements are clean")
 
 

@@ -23,8 +23,9 @@ from formulamine.build.recipe import Recipe
 from formulamine.services.git import Git
 from formulamine.services.store import Blobs, StoreError
 from formulamine.settings import MeasureSettings, ReleaseSettings
-from formulamine.ship.statements import fix_of, stands_in
-from formulamine.tables import BenchmarkResult, Record, record_schema
+from formulamine.ship.guard import Documents, guard_of, unfounded
+from formulamine.ship.statements import confirmed, names_of, sources_of
+from formulamine.tables import BenchmarkResult, Record, Removed, StatementPart, record_schema
 from formulamine.verify.measure import RawBlob, record_of
 
 CARD_FILE = Path(__file__).with_name("dataset_card.md.tmpl")
@@ -81,8 +82,9 @@ class ReleaseInput(Record):
     raw_sha256: str
     machine: str
     statement: str
-    parts: list[str]
-    sources: list[str]
+    parts: list[StatementPart]
+    removed: list[Removed]
+    documents_sha256: str
 
 
 class ReleasedRow(Record):
@@ -141,6 +143,7 @@ def pass_gates(
         raw = RawBlob.model_validate_json(blobs.get(item.raw_sha256))
         recipe = Recipe.model_validate_json(blobs.get(item.recipe_hash))
         patch = blobs.get(item.patch_sha256)
+        written = Documents.model_validate_json(blobs.get(item.documents_sha256))
         again = record_of(raw, measure)
     except (StoreError, ValueError, TypeError, KeyError) as error:
         return Held(ReleaseReason.EVIDENCE_MISSING, f"{type(error).__name__}: {error}")
@@ -166,12 +169,12 @@ def pass_gates(
     mirror = git.open(item.repo, item.url)
     if dict(git.diffs(mirror, [item.merge_sha])).get(item.merge_sha) != patch:
         return Held(ReleaseReason.PATCH_DIFFERS, "the patch is not the merge commit's")
-    for part in item.parts:
-        if part not in item.statement or not stands_in(part, item.title, item.body):
-            return Held(ReleaseReason.NOT_IN_SOURCE, part)
-    fix = fix_of(item.repo, item.url, item.base_sha, item.patch_sha256, item.core_files, git, blobs)
-    if leaks := fix.leaks(item.statement):
-        return Held(ReleaseReason.LEAK, "; ".join(leaks[:5]))
+    guard = guard_of(item.repo, item.url, item.base_sha, item.merge_sha, item.patch_sha256, item.core_files, git, blobs)
+    if wrong := unfounded(item.parts, item.statement, item.title, item.body, written, guard.people):
+        return Held(ReleaseReason.NOT_IN_SOURCE, wrong[0])
+    faster = names_of(confirmed(blobs, item.raw_sha256, measure))
+    if leaks := guard.told(item.statement, item.removed, faster):
+        return Held(ReleaseReason.LEAK, "; ".join(map(str, leaks[:5])))
     return ReleasedRow(
         pr_id=item.pr_id,
         repo=item.repo,
@@ -182,7 +185,7 @@ def pass_gates(
         merge_sha=item.merge_sha,
         patch=patch.decode("utf-8", "backslashreplace"),
         problem_statement=item.statement,
-        statement_sources=item.sources,
+        statement_sources=sources_of(item.parts),
         category=item.category,
         difficulty=item.difficulty,
         python_version=item.python_version,

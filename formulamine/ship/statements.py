@@ -1,57 +1,57 @@
 """Problem statements: what an agent is told, from what stood before the fix and from what was measured.
 
-Here belongs choosing sentences (by `statement_rules.toml`) and rendering the template (`statement.md.tmpl`). Sentences
-are taken as they stand or left out, never rewritten. What counts as telling the fix is `leak.py`'s matter.
+Here belongs putting a statement together: sentences that were extracted, freed of what tells the fix, and rendered by
+the template (`statement.md.jinja`) beside what was measured. How sentences are found is `extraction.py`'s matter, what
+tells the fix is `guard.py`'s. The text of a pull request is never shown as a whole: where too little of it can be, the
+task is stated from what was measured alone.
 """
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from string import Template
 
-from formulamine.discover.diff import parse_patch
-from formulamine.items import Done, Failed, Outcome
+from jinja2 import Environment, StrictUndefined
+
+from formulamine.items import Deferred, Done, Failed, Outcome, Rejected
 from formulamine.services.git import Git
+from formulamine.services.llm import Answer, Llm
+from formulamine.services.llm_errors import BudgetSpent, LlmError, NoAnswer, NotNow
 from formulamine.services.store import Blobs
 from formulamine.settings import MeasureSettings
-from formulamine.ship.leak import MAX_FILE_BYTES, Fix
-from formulamine.tables import ProblemStatement, Record
+from formulamine.ship import extraction
+from formulamine.ship.extraction import BY_RULES, SHOWN, Extracted, Extraction
+from formulamine.ship.guard import TEMPLATE_FILE, Documents, Guard, guard_of
+from formulamine.ship.issues import Document, IssueSource, IssuesUnreachable, NoIssues, documents
+from formulamine.ship.sentences import stands_in
+from formulamine.tables import BenchmarkResult, ProblemStatement, Record, Removed, StatementPart
 from formulamine.verify.measure import RawBlob, record_of
 
-TEMPLATE_FILE = Path(__file__).with_name("statement.md.tmpl")
-RULES_FILE = Path(__file__).with_name("statement_rules.toml")
-SHORTEST_SENTENCE = 20  # characters; what is shorter is a fragment ("Thanks!", "See below.")
-BATCH = 256  # files of a base tree read at a time
-_CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|^(?: {4}|\t)[^\n]*$", re.DOTALL | re.MULTILINE)
-_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-_RULES: dict[str, list[str]] = tomllib.loads(RULES_FILE.read_text(encoding="utf-8"))
-
-
-def _rule(name: str, around: str = "{}") -> re.Pattern[str]:
-    return re.compile(around.format(f"(?:{'|'.join(_RULES[name])})"), re.IGNORECASE)
-
-
-_NO_PROSE = _rule("lines", r"^\s*{}")
-_PROBLEM = _rule("problems")
-_UNWANTED = (
-    _rule("references"),
-    _rule("ceremony"),
-    _rule("solutions"),
-    _rule("verbs", r"^\W*(?:[\w ./-]+(?:\([^)]*\))?!?\]?:\s*|\[[^\]]*\]\s*)?{}\w*\b"),
-)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(])|\n\s*\n|\n(?=\s*(?:[-+]|\d+[.)]) )")
-_BULLET = re.compile(r"^(?:[-+]|\d+[.)]) ")
+MOST_PARTS = 12  # sentences of a statement: a page; what comes first in title, message and issues counts most
+# What a kind of document is called in `sources`.
+SOURCE = {"title": "title", "message": "message", "issue": "issues", "comment": "issues"}
+MEASURED = "measured"
 
 
 class StatementReason(StrEnum):
     """Why a pull request has no statement."""
 
     LEAK = "leak"
+    ISSUES_UNREACHABLE = "issues_unreachable"
+    BUDGET = "budget"
+    RATE_LIMIT = "rate_limit"
+    NO_ANSWER = "no_answer"
+    MODEL_FAILED = "model_failed"
+
+
+class Why(StrEnum):
+    """Why a sentence was left out, where it is neither of the solution (`Section`) nor a leak ("leak: rule")."""
+
+    NOTHING_SLOW = "nothing_slow"
+    NOT_IN_SOURCE = "not_in_source"
+    SAYS_NOTHING = "says_nothing"
+    TOO_MANY = "too_many"
 
 
 class StatementInput(Record):
@@ -60,6 +60,7 @@ class StatementInput(Record):
     pr_id: str
     repo: str
     url: str
+    number: int
     title: str
     body: str
     base_sha: str
@@ -76,82 +77,138 @@ class StatementStep:
     git: Git
     blobs: Blobs
     measure: MeasureSettings
+    llm: Llm
+    issues: IssueSource = field(default_factory=NoIssues)
 
     def __call__(self, item: StatementInput) -> Outcome:
         """State one problem."""
-        fix = fix_of(item.repo, item.url, item.base_sha, item.patch_sha256, item.core_files, self.git, self.blobs)
-        kept, removed = choose(item.title, item.body, fix.leaks)
-        statement = render(item.repo, kept, measured_lines(self.blobs, item.raw_sha256, self.measure))
-        leaks = fix.leaks(statement)
-        if leaks:
-            return Failed(StatementReason.LEAK, f"the rendered text tells the fix: {'; '.join(leaks[:5])}")
-        title = item.title.strip()
-        sources = (["title"] if title in kept else []) + (["message"] if set(kept) - {title} else [])
-        return Done(
-            ProblemStatement(
-                statement=statement, sources=[*sources, "measured"], parts=kept, fidelity=1.0, removed=removed
-            )
+        try:
+            written = Documents(documents=documents(item.repo, item.number, item.title, item.body, self.issues))
+        except IssuesUnreachable as error:
+            return Failed(StatementReason.ISSUES_UNREACHABLE, str(error), infrastructure=True)
+        guard = guard_of(
+            item.repo, item.url, item.base_sha, item.merge_sha, item.patch_sha256, item.core_files, self.git, self.blobs
         )
+        try:
+            found, answer = self._extracted(written.hidden(guard.people), item.pr_id)
+        except NotNow as error:
+            reason = StatementReason.BUDGET if isinstance(error, BudgetSpent) else StatementReason.RATE_LIMIT
+            return Deferred(error.until, reason, str(error))
+        except LlmError as error:
+            unanswered = isinstance(error, NoAnswer)
+            reason = StatementReason.NO_ANSWER if unanswered else StatementReason.MODEL_FAILED
+            cost = error.spent.cost_usd or 0.0
+            return Failed(reason, str(error), infrastructure=not unanswered, cost_usd=cost)
+        chosen = choose(found, guard)
+        faster = confirmed(self.blobs, item.raw_sha256, self.measure)
+        statement = render(item.repo, chosen.parts, faster)
+        cost = (answer.spent.cost_usd or 0.0) if answer else 0.0
+        if leaks := guard.told(statement, chosen.removed, names_of(faster)):
+            told = "; ".join(map(str, leaks[:5]))
+            return Rejected(StatementReason.LEAK, f"the rendered text tells the fix: {told}", cost_usd=cost)
+        record = ProblemStatement(
+            statement=statement,
+            sources=sources_of(chosen.parts),
+            parts=chosen.parts,
+            fidelity=chosen.fidelity,
+            removed=chosen.removed,
+            documents_sha256=self.blobs.put(written.model_dump_json().encode()),
+            extracted_by=answer.model if answer else BY_RULES,
+            extraction_prompt=answer.prompt_version if answer else "",
+            extraction_tokens=answer.spent.tokens if answer else 0,
+        )
+        return Done(record, cost_usd=cost)
+
+    def _extracted(self, written: Sequence[Document], pr_id: str) -> tuple[list[Extracted], Answer[Extraction] | None]:
+        """Sentences by a model where one is configured, else by rules."""
+        if self.llm.models("statement"):
+            return extraction.by_model(self.llm, written, f"problem_statements {pr_id}")
+        return extraction.by_rules(written), None
 
 
-def fix_of(repo: str, url: str, base_sha: str, patch_sha256: str, core_files: list[str], git: Git, blobs: Blobs) -> Fix:
-    """What only the fix has, from its patch and the whole base tree; the template's words are everybody's too."""
-    mirror = git.open(repo, url)
-    places = [(base_sha, entry.path) for entry in git.list_tree(mirror, base_sha) if entry.type == "blob"]
+@dataclass(frozen=True)
+class Chosen:
+    """What is shown of what was extracted, and what is not."""
 
-    def texts() -> Iterator[str]:
-        yield TEMPLATE_FILE.read_text()
-        for start in range(0, len(places), BATCH):
-            for content in git.read_blobs(mirror, places[start : start + BATCH]).values():
-                if content is not None and len(content) <= MAX_FILE_BYTES and b"\0" not in content:
-                    yield content.decode("utf-8", "replace")
-
-    return Fix.of(parse_patch(blobs.get(patch_sha256)), core_files, texts())
+    parts: list[StatementPart]
+    removed: list[Removed]
+    fidelity: float
+    """Share of the sentences extracted to be shown that stand in their source; 1.0 where there is none."""
 
 
-def choose(title: str, body: str, leaks: Callable[[str], list[str]]) -> tuple[list[str], list[str]]:
-    """Sentences of title and body that tell the problem and not the fix, and those that were left out."""
-    kept: list[str] = []
-    removed: list[str] = []
-    for sentence in filter(None, dict.fromkeys([title.strip(), *sentences(body)])):
-        aside = sentence != title.strip() and not _PROBLEM.search(sentence)
-        unwanted = aside or any(rule.search(sentence) for rule in _UNWANTED) or leaks(sentence)
-        (removed if unwanted else kept).append(sentence)
-    return kept, removed
+def choose(found: Sequence[Extracted], guard: Guard) -> Chosen:
+    """Sentences that tell the problem and not the fix, and those that are left out, each with why.
+
+    A sentence that the rules call a solution is left out whatever the model called it.
+    """
+    solution = [one.text for one in found if one.section not in (None, *SHOWN)]
+    parts: list[StatementPart] = []
+    removed: list[Removed] = []
+    invented = 0
+    first: dict[str, Extracted] = {}
+    for one in found:
+        first.setdefault(one.text, one)
+    for one in first.values():
+        why = _why_not(one, guard, solution)
+        invented += why == Why.NOT_IN_SOURCE
+        if why:
+            removed.append(Removed(text=one.text, why=why))
+        else:
+            parts.append(StatementPart(section=str(one.section), kind=one.document.kind, text=one.text))
+    if extraction.says_nothing([one.text for one in parts]):
+        removed += [Removed(text=one.text, why=Why.SAYS_NOTHING) for one in parts]
+        parts = []
+    removed += [Removed(text=one.text, why=Why.TOO_MANY) for one in parts[MOST_PARTS:]]
+    asked = sum(one.section in SHOWN for one in found)
+    return Chosen(parts[:MOST_PARTS], removed, 1.0 - invented / asked if asked else 1.0)
 
 
-def sentences(body: str) -> list[str]:
-    """Sentences of a message, each as it stands there but for its line breaks; code blocks are none."""
-    prose = _CODE_BLOCK.sub("\n\n", _COMMENT.sub("\n\n", body.replace("\r\n", "\n")))
-    # What is left out ends a sentence: two halves that stand apart are none of the source.
-    lines = ["" if _NO_PROSE.match(line) else line for line in prose.split("\n")]
-    found = (_BULLET.sub("", " ".join(part.split())) for part in _SENTENCE_END.split("\n".join(lines)))
-    return [sentence for sentence in found if len(sentence) >= SHORTEST_SENTENCE and " " in sentence]
+def _why_not(one: Extracted, guard: Guard, solution: Sequence[str]) -> str:
+    """Why a sentence is left out; "" where it is shown."""
+    if one.section is None:
+        return Why.NOTHING_SLOW
+    if one.section not in SHOWN:
+        return one.section
+    if not stands_in(one.text, one.document.text):
+        return Why.NOT_IN_SOURCE
+    if told := extraction.tells_solution(one.text):
+        return told
+    leaks = guard.leaks(one.text, solution)
+    return f"leak: {leaks[0].rule}" if leaks else ""
 
 
-def stands_in(part: str, title: str, body: str) -> bool:
-    """Whether an extracted sentence stands in its source, white space apart."""
-    return " ".join(part.split()) in " ".join(f"{title} {body}".split())
-
-
-def measured_lines(blobs: Blobs, raw_sha256: str, settings: MeasureSettings) -> list[str]:
-    """What was measured of the slow side, a line each: benchmarks that got faster, and their time before."""
+def confirmed(blobs: Blobs, raw_sha256: str, settings: MeasureSettings) -> list[BenchmarkResult]:
+    """Benchmarks that were confirmed to get faster, from the raw samples."""
     record = record_of(RawBlob.model_validate_json(blobs.get(raw_sha256)), settings)
-    faster = [one for one in record.results if one.stage == "confirm" and one.decision == "faster"]
+    return [one for one in record.results if one.stage == "confirm" and one.decision == "faster"]
+
+
+def names_of(faster: Sequence[BenchmarkResult]) -> list[str]:
+    """Names of benchmarks, which a statement may hold whatever they tell."""
+    return [one.benchmark for one in faster]
+
+
+def sources_of(parts: Sequence[StatementPart]) -> list[str]:
+    """Where a statement comes from."""
+    return [*dict.fromkeys(SOURCE[one.kind] for one in parts), MEASURED]
+
+
+def measured_lines(faster: Sequence[BenchmarkResult]) -> list[str]:
+    """What was measured of the slow side, a line each: benchmarks that got faster, and their time before."""
     return [
-        f"- `{one.benchmark}`: {_duration(one.base_seconds)} a call"
-        if one.base_seconds is not None
-        else f"- `{one.benchmark}`: did not end in time"
+        f"`{one.benchmark}`: "
+        + ("did not end in time" if one.base_seconds is None else f"{_duration(one.base_seconds)} a call")
         for one in faster
     ]
 
 
-def render(repo: str, kept: list[str], measured: list[str]) -> str:
-    """The statement."""
-    reported = "".join(f"\n> {sentence}\n" for sentence in kept)
-    template = Template(TEMPLATE_FILE.read_text())
-    section = f"\n## What was reported\n{reported}" if kept else ""
-    return template.substitute(repo=repo, reported=section, measured="\n".join(measured))
+def render(repo: str, parts: Sequence[StatementPart], faster: Sequence[BenchmarkResult]) -> str:
+    """The statement, in Markdown."""
+    template = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True).from_string(
+        TEMPLATE_FILE.read_text(encoding="utf-8")
+    )
+    by_section = {section.value: [one.text for one in parts if one.section == section] for section in SHOWN}
+    return template.render(repo=repo, measured=measured_lines(faster), **by_section)
 
 
 def _duration(seconds: float) -> str:

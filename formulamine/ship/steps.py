@@ -15,14 +15,19 @@ from formulamine.items import Done, Failed, Outcome, Step
 from formulamine.judge.rules import load_rules
 from formulamine.judge.steps import CLASSIFICATIONS_VERSION
 from formulamine.services.container import Services
+from formulamine.ship.extraction import PROMPT_FILE
+from formulamine.ship.extraction import RULES_FILE as SECTIONS_FILE
+from formulamine.ship.guard import TEMPLATE_FILE
+from formulamine.ship.leak import RULES_FILE as LEAKS_FILE
+from formulamine.ship.normal import LOOKALIKES_FILE
 from formulamine.ship.release import Held, Release, ReleasedRow, ReleaseInput, ReleaseReason
-from formulamine.ship.statements import RULES_FILE, TEMPLATE_FILE, StatementInput, StatementReason, StatementStep
+from formulamine.ship.statements import StatementInput, StatementReason, StatementStep
 from formulamine.tables import PublishedRelease
 from formulamine.verify import protocol
 from formulamine.verify.steps import SPEEDUP_MEASUREMENTS_VERSION
 
-PROBLEM_STATEMENTS_VERSION = "2"
-PUBLISHED_RELEASE_VERSION = "2"
+PROBLEM_STATEMENTS_VERSION = "3"
+PUBLISHED_RELEASE_VERSION = "3"
 
 
 def problem_statements_step(services: Services) -> Step[StatementInput]:
@@ -32,16 +37,17 @@ def problem_statements_step(services: Services) -> Step[StatementInput]:
         version=PROBLEM_STATEMENTS_VERSION,
         reads=StatementInput,
         hints=("url",),
-        run=StatementStep(services.git, services.blobs, services.settings.measure),
+        run=StatementStep(services.git, services.blobs, services.settings.measure, services.llm),
         reasons=StatementReason,
         sources=(
             "formulamine.ship.statements",
-            "formulamine.ship.leak",
             "formulamine.discover.diff",
+            "formulamine.discover.messages",
             "formulamine.verify.measure",
         ),
         settings=(services.settings.measure,),
-        data_files=(TEMPLATE_FILE, RULES_FILE),
+        data_files=(TEMPLATE_FILE, SECTIONS_FILE, LEAKS_FILE, LOOKALIKES_FILE, PROMPT_FILE),
+        outside={"issues": "none", **services.llm.decides("statement")},
         workers=services.settings.workers.judge_workers,
     )
 
@@ -67,7 +73,7 @@ def published_release_step(
         reads=ReleaseInput,
         run=run,
         reasons=ReleaseReason,
-        sources=("formulamine.ship.release", "formulamine.ship.statements", "formulamine.ship.leak"),
+        sources=("formulamine.ship.release",),
         settings=(services.settings.measure, services.settings.release),
         outside={"release_version": release.version, "gate": _gates_digest(gates)},
     )

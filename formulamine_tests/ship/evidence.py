@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from formulamine.build.recipe import Recipe
 from formulamine.services.git import Git
+from formulamine.services.llm import Llm
 from formulamine.services.store import Blobs
-from formulamine.settings import MeasureSettings, ReleaseSettings
+from formulamine.settings import LlmSettings, MeasureSettings, ReleaseSettings
 from formulamine.ship.release import Held, ReleasedRow, ReleaseInput, pass_gates
 from formulamine.ship.statements import StatementInput, StatementStep
 from formulamine.tables import ProblemStatement
@@ -51,6 +54,11 @@ def samples(pr_id: str, recipe_hash: str, speedup: float = 1.5, measured: RawMea
     )  # fmt: skip
 
 
+def no_models(home: Path) -> Llm:
+    """Models of a run that has none."""
+    return Llm(LlmSettings(), home / "cache", threading.Event())
+
+
 def evidence(
     bench: Workbench, speedup: float = 1.5, title: str = TITLE, body: str = BODY, number: int = 7, fast: str = FAST
 ) -> Evidence:
@@ -69,10 +77,11 @@ def evidence(
     bench.blobs.put(blob.to_blob())
     record = record_of(blob, MEASURE)
     said = StatementInput(
-        pr_id=pr_id, repo=bench.repo, url=bench.url, title=title, body=body, base_sha=base, merge_sha=merge,
+        pr_id=pr_id, repo=bench.repo, url=bench.url, number=number, title=title, body=body, base_sha=base,
+        merge_sha=merge,
         patch_sha256=bench.blobs.put(patch), core_files=["src/toy/__init__.py"], raw_sha256=record.raw_sha256,
     )  # fmt: skip
-    stated = StatementStep(bench.git, bench.blobs, MEASURE)(said)
+    stated = StatementStep(bench.git, bench.blobs, MEASURE, no_models(bench.home))(said)
     statement = getattr(stated, "record", None)
     assert isinstance(statement, ProblemStatement), stated
     values = {
@@ -85,4 +94,4 @@ def evidence(
     return Evidence(bench.git, bench.blobs, item, blob)
 
 
-__all__ = ["BODY", "FAST", "MEASURE", "SLOW", "TITLE", "Evidence", "evidence", "raw", "samples", "took"]
+__all__ = ["BODY", "FAST", "MEASURE", "SLOW", "TITLE", "Evidence", "evidence", "no_models", "raw", "samples", "took"]

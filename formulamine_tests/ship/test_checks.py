@@ -22,6 +22,8 @@ from formulamine_tests.build.tables_of import MONTH, month_of, spoiled
 from formulamine_tests.build.workbench import Workbench
 from formulamine_tests.ship.evidence import Evidence, evidence
 
+NEVER_SAID = {"section": "triage", "kind": "message", "text": "Nobody ever said this."}
+REPORTED = {"text": "Summing up a long list takes most of the time of a report.", "why": "solution_overview"}
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 
 
@@ -61,10 +63,12 @@ def test_clean_statements_pass(shipped: Services) -> None:
 @pytest.mark.parametrize(
     ("table", "changes", "said"),
     [
-        ("problem_statements", {"statement": "gauss_formula"}, "tells 'gauss_formula'"),
-        ("problem_statements", {"parts": ["Nobody ever said this."]}, "does not stand in its source"),
+        ("problem_statements", {"statement": "gauss_formula"}, "tells name: gauss_formula"),
+        ("problem_statements", {"parts": [NEVER_SAID]}, "does not stand in its source"),
+        ("problem_statements", {"removed": [REPORTED]}, "tells solution: Summing up a long list"),
+        ("problem_statements", {"statement": "It is 10x faster, says @somebody."}, "tells timing: 10x faster"),
         ("problem_statements", {"statement": "faster, please"}, "does not stand in its source"),
-        ("pull_requests", {"body": "something else"}, "does not stand in its source"),
+        ("pull_requests", {"body": "something else"}, "message is not the pull request's"),
     ],
 )
 def test_statements_that_tell_or_make_up_do_not(

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from formulamine.build.recipe import Recipe
-from formulamine.items import Failed
+from formulamine.items import Done, Outcome, Rejected
 from formulamine.settings import MeasureSettings
 from formulamine.ship.release import (
     MANIFEST,
@@ -28,9 +28,9 @@ from formulamine.ship.release import (
     write,
 )
 from formulamine.ship.statements import StatementInput, StatementReason, StatementStep
-from formulamine.tables import record_schema
+from formulamine.tables import ProblemStatement, Removed, StatementPart, record_schema
 from formulamine_tests.build.workbench import Workbench
-from formulamine_tests.ship.evidence import BODY, MEASURE, Evidence, evidence, samples
+from formulamine_tests.ship.evidence import MEASURE, SLOW, Evidence, evidence, no_models, raw, samples
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -72,6 +72,10 @@ def test_only_the_named_environments_are_publishable(good: Evidence) -> None:
     assert gate.publishable
 
 
+NEVER_SAID = StatementPart(section="triage", kind="message", text="This was never said by anybody.")
+REPORTED = Removed(text="Summing up a long list takes most of the time of a report.", why="solution_overview")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -94,7 +98,9 @@ def test_only_the_named_environments_are_publishable(good: Evidence) -> None:
         ({"merge_sha": "0" * 40}, ReleaseReason.RECIPE_DIFFERS),
         ({"base_sha": "0" * 40}, ReleaseReason.RECIPE_DIFFERS),
         ({"repo": "acme/other"}, ReleaseReason.RECIPE_DIFFERS),
-        ({"parts": ["This was never said by anybody."]}, ReleaseReason.NOT_IN_SOURCE),
+        ({"parts": [NEVER_SAID]}, ReleaseReason.NOT_IN_SOURCE),
+        ({"documents_sha256": "0" * 64}, ReleaseReason.EVIDENCE_MISSING),
+        ({"removed": [REPORTED]}, ReleaseReason.LEAK),
         ({"body": "", "title": ""}, ReleaseReason.NOT_IN_SOURCE),
         ({"statement": "Make it faster."}, ReleaseReason.NOT_IN_SOURCE),
         ({"statement": "gauss_formula", "parts": []}, ReleaseReason.LEAK),
@@ -153,11 +159,10 @@ def test_a_patch_of_something_else_is_found_out(bench: Workbench, good: Evidence
 
 def test_where_nothing_usable_was_written_the_statement_says_what_was_measured(bench: Workbench) -> None:
     made = evidence(bench, title="Use gauss_formula", body="Closes #3\n\n- [x] tests")
-    assert made.item.sources == ["measured"]
+    assert row_of(made).statement_sources == ["measured"]
     assert made.item.parts == []
     assert "What was reported" not in made.item.statement
     assert "`bench.time_work`" in made.item.statement
-    row_of(made)
 
 
 def test_the_words_of_the_template_are_no_leak(bench: Workbench) -> None:
@@ -165,17 +170,26 @@ def test_the_words_of_the_template_are_no_leak(bench: Workbench) -> None:
     row_of(evidence(bench, fast=fast))
 
 
-def test_a_statement_whose_benchmark_tells_the_fix_fails(bench: Workbench, good: Evidence) -> None:
-    from formulamine_tests.verify.test_protocol import raw
+def stated(bench: Workbench, made: Evidence, **changes: object) -> Outcome:
+    said = {name: getattr(made.item, name) for name in StatementInput.model_fields}
+    step = StatementStep(bench.git, bench.blobs, MEASURE, no_models(bench.home))
+    return step(StatementInput.model_validate(said | changes))
 
+
+def test_a_benchmark_that_is_called_as_the_fix_is_allowed(bench: Workbench, good: Evidence) -> None:
     told = samples(good.item.pr_id, good.item.recipe_hash, measured=raw(**{"bench.time_work('gauss_formula')": 2.0}))
-    said = StatementInput.model_validate(
-        {name: getattr(good.item, name) for name in StatementInput.model_fields}
-        | {"raw_sha256": bench.blobs.put(told.to_blob()), "body": BODY}
-    )
-    outcome = StatementStep(bench.git, bench.blobs, MEASURE)(said)
-    assert isinstance(outcome, Failed)
+    outcome = stated(bench, good, raw_sha256=bench.blobs.put(told.to_blob()))
+    assert isinstance(outcome, Done)
+    assert isinstance(outcome.record, ProblemStatement)
+    assert "`bench.time_work('gauss_formula')`" in outcome.record.statement
+
+
+def test_sentences_that_tell_a_line_only_together_reject_the_row(bench: Workbench) -> None:
+    made = evidence(bench, fast=SLOW.replace("total + number", "number * number // 2"), number=9)
+    outcome = stated(bench, made, title="`total = number *`", body="`number // 2` takes 3 s to compute here.")
+    assert isinstance(outcome, Rejected)
     assert outcome.reason == StatementReason.LEAK
+    assert "line: total = number * number // 2" in outcome.detail
 
 
 def test_equal_content_is_an_equal_release_and_nothing_is_written_again(good: Evidence, tmp_path: Path) -> None:

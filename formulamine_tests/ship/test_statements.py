@@ -1,18 +1,36 @@
+"""What a statement is made of, by the rules."""
+
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from formulamine.ship.statements import TEMPLATE_FILE, choose, render, sentences, stands_in
+from formulamine.discover.diff import FileDiff
+from formulamine.ship import extraction
+from formulamine.ship.guard import TEMPLATE_FILE, Guard
+from formulamine.ship.identity import People
+from formulamine.ship.issues import NoIssues, documents
+from formulamine.ship.leak import Base, Fix
+from formulamine.ship.statements import Chosen, choose, measured_lines, render, sources_of
+from formulamine.tables import BenchmarkResult, StatementPart
+
+BASE = Base.of([""])
+NOTHING = Guard(Fix.of([], [], BASE), People.of([], BASE))
 
 
-def no_leaks(_: str) -> list[str]:
-    return []
+def chosen(title: str, body: str = "", guard: Guard = NOTHING) -> Chosen:
+    return choose(extraction.by_rules(documents("acme/toy", 1, title, body, NoIssues())), guard)
 
 
 def kept(title: str, body: str = "") -> list[str]:
-    return choose(title, body, no_leaks)[0]
+    return [one.text for one in chosen(title, body).parts]
+
+
+def benchmark(name: str, base_seconds: float | None) -> BenchmarkResult:
+    return BenchmarkResult(
+        benchmark=name, kind="time", stage="confirm", mode="loop", status="ok", detail="", number=1, rounds=4,
+        speedup=1.5, ci_low=1.4, ci_high=1.6, base_seconds=base_seconds, head_seconds=1.0, wall_speedup=1.5,
+        decision="faster",
+    )  # fmt: skip
 
 
 # Written after the shapes of real pull requests: templates, squash messages, asv tables, bots.
@@ -84,21 +102,23 @@ Co-authored-by: pre-commit-ci[bot] <66853113+pre-commit-ci[bot]@users.noreply.gi
 
 def test_of_a_template_of_checklists_only_the_report_stays() -> None:
     assert kept("PERF: groupby sum on many groups", PANDAS) == [
-        "PERF: groupby sum on many groups",
+        "groupby sum on many groups",
         "`DataFrame.groupby(...).sum()` is slow on a frame with many small groups: "
         "for 100000 groups it takes more than a second.",
     ]
 
 
 def test_of_a_filled_in_template_the_problem_stays_and_the_solution_goes() -> None:
-    found, removed = choose("Formatting of large tables", GITHUB_TEMPLATE, no_leaks)
-    assert found == [
+    found = chosen("Formatting of large tables", GITHUB_TEMPLATE)
+    assert [one.text for one in found.parts] == [
         "Formatting of large tables",
         "Rendering a table with 10000000 cells spends most of its time in `format_cell`, "
         "which is called twice for every cell.",
         "Our dashboards with many rows freeze for seconds on every refresh.",
     ]
-    assert "It replaces the double loop with a single pass over the cells." in removed
+    assert ("It replaces the double loop with a single pass over the cells.", "solution_overview") in [
+        (one.text, one.why) for one in found.removed
+    ]
 
 
 def test_a_squashed_message_is_a_list_of_solutions() -> None:
@@ -143,6 +163,8 @@ def test_a_squashed_message_is_a_list_of_solutions() -> None:
 def test_sentences_that_tell_the_solution_are_left_out(told: str) -> None:
     assert kept(told) == []
     assert kept("x", f"It is slow before it.\n\n{told}") == ["x", "It is slow before it."]
+    (why,) = {one.why for one in chosen(told).removed}
+    assert why in ("solution_overview", "solution_observations")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +185,7 @@ def test_sentences_that_tell_the_solution_are_left_out(told: str) -> None:
     ],
 )
 def test_sentences_that_tell_the_problem_stay(said: str) -> None:
-    assert kept(said) == [said]
+    assert kept(said) == [said.removeprefix("ENH: ")]
 
 
 @pytest.mark.parametrize(
@@ -202,74 +224,98 @@ def test_of_a_body_only_what_speaks_of_something_slow_is_kept(said: str) -> None
     assert kept("x", said) == ["x"]
 
 
-def test_an_indented_line_takes_nothing_with_it_but_itself() -> None:
-    body = "Before the code there is text.\n\n    code(1)\n\nAfter the code there is more text."
-    assert sentences(body) == ["Before the code there is text.", "After the code there is more text."]
-
-
-def test_sentences_are_taken_as_they_stand_but_for_line_breaks_and_bullets() -> None:
-    body = (
-        "A sentence over\r\ntwo lines. Another one\nfollows it here:\n- a very first point of it\n"
-        "- **bold** second point of it\n1. and a numbered one too"
-    )
-    assert sentences(body) == [
-        "A sentence over two lines.", "Another one follows it here:", "a very first point of it",
-        "**bold** second point of it", "and a numbered one too",
-    ]  # fmt: skip
-
-
-def test_a_sentence_is_never_put_together_of_two_that_stand_apart() -> None:
-    body = "The loop is slow\n- [x] tests\nbecause of the sort.\nAnother half <!-- x --> and its rest of words."
-    assert all(stands_in(one, "", body) for one in sentences(body))
-
-
-def test_an_empty_title_is_no_part() -> None:
-    assert choose("  ", "", no_leaks) == ([], [])
-
-
 def test_a_title_that_the_body_repeats_is_said_once() -> None:
     assert kept("Reading large files is slow", "Reading large files is slow") == ["Reading large files is slow"]
 
 
-def test_a_sentence_that_leaks_is_left_out() -> None:
-    body = "One slow sentence to keep here. Another slow one with secret_name in it."
-    found, removed = choose("Title", body, lambda said: ["secret_name"] if "secret_name" in said else [])
-    assert found == ["Title", "One slow sentence to keep here."]
-    assert removed == ["Another slow one with secret_name in it."]
+def test_a_sentence_that_leaks_is_left_out_and_counted_by_its_rule() -> None:
+    body = "One slow sentence to keep here. Another slow one with secret_name in it. It is slow since 3f2a91bc."
+    fix = Fix.of(extraction_patch("def secret_name(): pass"), ["core.py"], BASE)
+    found = chosen("Title of it", body, Guard(fix, People.of([], BASE)))
+    assert [one.text for one in found.parts] == ["Title of it", "One slow sentence to keep here."]
+    assert [(one.text, one.why) for one in found.removed] == [
+        ("Another slow one with secret_name in it.", "leak: name"),
+        ("It is slow since 3f2a91bc.", "leak: commit"),
+    ]
 
 
-WORDS = st.lists(
-    st.sampled_from(
-        ["slow", "word", "The", "a.", "b!", "\n", "\n\n", "\r\n", "- ", "* ", "```", "    ", "\t", "# h", "> q", "<!--",
-         "-->", "| x |", "- [x] y", "1. ", "---", "Co-authored-by: x", "\x0c", "\u2028", "\xa0", "`code`"]
-    ),
-    max_size=40,
+def extraction_patch(line: str) -> list[FileDiff]:
+    return [FileDiff("core.py", "core.py", (line,))]
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Micro optimizations",
+        "PERF: performance improvements",
+        "Speedups",
+        "MAINT: Fix docstring and micro-optimization",
+    ],
+)
+def test_what_says_nothing_is_nothing(title: str) -> None:
+    found = chosen(title)
+    assert (found.parts, [one.why for one in found.removed]) == ([], ["says_nothing"])
+    assert sources_of(found.parts) == ["measured"]
+    assert len(kept(title, "The parser is slow on long lines.")) == 2
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("perf: slow import", "slow import"), ("(fix): slow import", "slow import"),
+        ("ENH Faster import", "Faster import"), ("[core] slow import", "slow import"),
+        ("fix(io)!: slow import", "slow import"), ("Fix slow import", "Fix slow import"),
+        ("Performance of imports", "Performance of imports"), ("Fast paths are slow: all", "Fast paths are slow: all"),
+    ],
 )  # fmt: skip
+def test_a_title_is_shown_without_the_projects_prefix(title: str, shown: str) -> None:
+    assert kept(title) == [shown]
 
 
-@given(WORDS.map(" ".join) | st.text(max_size=200))
-def test_every_sentence_of_any_body_stands_in_it(body: str) -> None:
-    for sentence in sentences(body):
-        assert stands_in(sentence, "", body), sentence
+def test_what_is_seen_and_what_is_found_out_are_told_apart() -> None:
+    body = "Opening a file takes 3 s. Most of it is spent in `parse_header`, which is called for each row."
+    assert [(one.section, one.kind) for one in chosen("Slow opening of files", body).parts] == [
+        ("initial_observations", "title"), ("initial_observations", "message"), ("triage", "message"),
+    ]  # fmt: skip
 
 
-def test_stands_in_folds_white_space_and_nothing_else() -> None:
-    assert stands_in("a b  c", "", "x a\nb c y")
-    assert not stands_in("a b d", "a b", "c d")
-    assert not stands_in("A b", "a b", "")
+def test_a_statement_is_a_page_at_most() -> None:
+    found = chosen("Slow", "\n\n".join(f"Work number {number} is far too slow." for number in range(20)))
+    assert len(found.parts) == 12
+    assert [one.why for one in found.removed] == ["too_many"] * 9
+
+
+def part(text: str, section: str = "initial_observations") -> StatementPart:
+    return StatementPart.model_validate({"section": section, "kind": "message", "text": text})
 
 
 def test_a_statement_quotes_what_was_reported_and_what_was_measured() -> None:
-    text = render("acme/toy", ["It is slow with $5 and {braces}."], ["- `bench.time_work`: 1.2 ms a call"])
-    assert "\n> It is slow with $5 and {braces}.\n" in text
-    assert "- `bench.time_work`: 1.2 ms a call" in text
-    assert "`acme/toy`" in text
-    assert "$repo" not in text
+    parts = [part("It is slow with $5, {{ repo }} and {braces} & <b>."), part("It sorts twice.", "triage")]
+    text = render("acme/toy", parts, [benchmark("bench.time_work", 0.0012), benchmark("bench.time_rest", None)])
+    assert "## What was reported\n\n> It is slow with $5, {{ repo }} and {braces} & <b>.\n\n" in text
+    assert "## What is known of the cause\n\n> It sorts twice.\n\n## What was measured" in text
+    assert "\n- `bench.time_work`: 1.2 ms a call\n- `bench.time_rest`: did not end in time\n\n## What is asked" in text
+    assert text.startswith("# A slow path in acme/toy\n\nYou are in a checkout of `acme/toy`.")
+    assert text.endswith("become slower.\n")
 
 
-def test_without_anything_reported_there_is_no_section_for_it() -> None:
-    assert "What was reported" not in render("acme/toy", [], ["- `b`: 1 s a call"])
+def test_without_anything_reported_the_task_is_stated_from_what_was_measured() -> None:
+    text = render("acme/toy", [], [benchmark("b", 1.0)])
+    assert text.count("## ") == 2
+    assert "\n- `b`: 1 s a call\n" in text
+    assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(2.0, "2 s"), (0.0123, "12.3 ms"), (4.5e-6, "4.5 µs"), (7.89e-9, "7.89 ns")]
+)
+def test_times_are_shown_for_people(seconds: float, shown: str) -> None:
+    assert measured_lines([benchmark("b", seconds)]) == [f"`b`: {shown} a call"]
 
 
 def test_the_template_names_no_machine() -> None:
-    assert "/" not in Path(TEMPLATE_FILE).read_text().replace("$repo", "")
+    assert "/" not in Path(TEMPLATE_FILE).read_text().replace("{{ repo }}", "")
+
+
+def test_the_template_itself_tells_nothing() -> None:
+    assert NOTHING.leaks(render("acme/toy", [], [benchmark("bench.time_x('a', 10)", 0.5)])) == []
