@@ -296,13 +296,26 @@ def _evidence(row: Mapping[str, Any]) -> list[str]:
         case "speedup_measurements" if row["verdict"]:
             counted = f"{row['screened']} screened, {row['kept']} kept, {row['confirmed']} confirmed"
             slower = [f"slower: {name}" for name in row["regressions"]]
-            return [f"{counted}; {row['controls_passed']} of {row['controls']} controls passed", *slower]
+            told = [f"{counted}; {row['controls_passed']} of {row['controls']} controls passed", *slower, *_tests(row)]
+            return [*told, f"on {row['machine']}, {row['kernel']}, load {row['load_before']:.1f} before"]
         case "problem_statements" if done:
             return [f"from {', '.join(row['sources'])}; {_counted(row['removed'], 'sentence')} left out"]
         case "published_release" if done:
             return ["publishable" if row["publishable"] else "not publishable"]
         case _:
             return []
+
+
+def _tests(row: Mapping[str, Any]) -> list[str]:
+    """What the tests of both sides came to, where they were run."""
+    before, after = row["tests_before"], row["tests_after"]
+    if before is None or after is None:
+        return []
+    told = [f"{_counted(row['test_files'], 'test file')}: {before['passed']} passed before, {after['passed']} after"]
+    told += [f"{row['test_files_left_out']} further test files left out"] if row["test_files_left_out"] else []
+    for name in ("broken", "gone", "flaky"):
+        told += [f"{name}: {', '.join(row[f'tests_{name}'])}"] if row[f"tests_{name}"] else []
+    return told
 
 
 def _counted(things: Sequence[object], word: str) -> str:

@@ -23,6 +23,7 @@ class Seen:
 
     python: str
     site: str
+    tree: str
     suite_parent: str
     tools: str
 
@@ -57,20 +58,30 @@ class Pair:
     measures: str = ""
 
     def command(
-        self, side: Side, script: Path, arguments: Sequence[str], memory_mb: int, timeout_s: float = COMMAND_S
+        self,
+        side: Side,
+        script: Path,
+        arguments: Sequence[str],
+        memory_mb: int,
+        timeout_s: float = COMMAND_S,
+        given: Sequence[Path] = (),
     ) -> Command:
-        """A command that runs a script of ours with a side's Python, without network."""
+        """A command that runs a script of ours with a side's Python, without network; `given` it sees besides."""
         folders = (side.interpreter.prefix, side.environment, side.tree.parent, self.suite_parent, self.tools)
-        given = f"{GIVEN}/{script.name}" if self.measures else str(script)
+        ours = (script, *given)
         return Command(
-            [side.seen.python, "-B", given, *arguments],
-            readable=(script,) if self.measures else (*folders, script),
-            inside={script: given},
+            [side.seen.python, "-B", self.place_of(script), *arguments],
+            readable=ours if self.measures else (*folders, *ours),
+            inside={path: self.place_of(path) for path in ours},
             image=self.measures,
             environment=self.recipe.environment_variables,
             timeout_s=timeout_s,
             memory_mb=memory_mb,
         )
+
+    def place_of(self, given: Path) -> str:
+        """Where a command sees a file or folder of ours that is no part of what was built."""
+        return f"{GIVEN}/{given.name}" if self.measures else str(given)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from formulamine.verify import protocol
 from formulamine.verify.steps import SPEEDUP_MEASUREMENTS_VERSION
 
 PROBLEM_STATEMENTS_VERSION = "2"
-PUBLISHED_RELEASE_VERSION = "2"
+PUBLISHED_RELEASE_VERSION = "3"
 
 
 def problem_statements_step(services: Services) -> Step[StatementInput]:
@@ -67,7 +67,10 @@ def published_release_step(
         reads=ReleaseInput,
         run=run,
         reasons=ReleaseReason,
-        sources=("formulamine.ship.release", "formulamine.ship.statements", "formulamine.ship.leak"),
+        sources=(
+            *("formulamine.ship.release", "formulamine.ship.statements", "formulamine.ship.leak"),
+            *("formulamine.verify.measure", "formulamine.verify.outcomes"),
+        ),
         settings=(services.settings.measure, services.settings.release),
         outside={"release_version": release.version, "gate": _gates_digest(gates)},
     )
