@@ -10,8 +10,12 @@ from formulamine.services.container import Services
 from formulamine.verify import protocol
 from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, machine_class
 
-SPEEDUP_MEASUREMENTS_VERSION = "2"
+SPEEDUP_MEASUREMENTS_VERSION = "3"
 MODULES = "formulamine.verify."
+SOURCES = (
+    "measure", "protocol", "lockstep", "sampling", "side", "statistics", "verdict", "raw", "harness.__main__",
+    "harness.zygote", "harness.child", "harness.timing", "harness.foreign",
+)  # fmt: skip
 
 
 def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
@@ -31,9 +35,7 @@ def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
         hints=("url",),
         run=run,
         reasons=MeasureReason,
-        sources=tuple(
-            MODULES + name for name in ("measure", "protocol", "lockstep", "side", "statistics", "harness")
-        ),
+        sources=tuple(MODULES + name for name in SOURCES),
         settings=(services.settings.measure,),
         outside={"machine": machine_class(), "protocol": protocol.VERSION},
         workers=1,  # one measurement at a time on a machine; the lock says so to other runs
