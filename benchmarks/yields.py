@@ -130,7 +130,7 @@ def no_benchmark_runs(services: Services, item: ImageInput, image: dict[str, Any
         base_sha=item.base_sha, merge_sha=item.merge_sha, backend=services.backend,
     )  # fmt: skip
     running: list[Running] = []
-    base, head = (step._launch(pair, side, asked, 0, sandbox, running) for side in (pair.base, pair.head))
+    base, head = (step.launch(pair, side, asked, 0, sandbox, running) for side in (pair.base, pair.head))
     try:
         with Lockstep(base, head, Limits(), threading.Event()) as lockstep:
             suite = lockstep.discover()

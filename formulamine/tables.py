@@ -251,6 +251,15 @@ class BenchmarkResult(Record):
     """The same by wall time, as a cross-check."""
     decision: str
     """What the protocol made of it."""
+    clock: str = "cpu"
+    """What `speedup` and its bounds go by: CPU time, or wall time where the two disagree beyond their error."""
+    other_mode: str = ""
+    """How else it was timed, which the verdict does not use."""
+    other_speedup: float | None = None
+    unit: str = "seconds"
+    """Of the two values that a benchmark of memory gives, or one that tracks a number; these decide nothing."""
+    base_value: float | None = None
+    head_value: float | None = None
 
 
 class OutcomeCounts(Record):
@@ -377,7 +386,7 @@ MEASURED_COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "benchmark_results": (
         "status", "detail", "number", "rounds", "speedup", "ci_low", "ci_high", "base_seconds", "head_seconds",
-        "wall_speedup", "decision",
+        "wall_speedup", "decision", "clock", "mode", "other_mode", "other_speedup", "base_value", "head_value",
     ),
     "images": ("route", "attempts"),
     "problem_statements": ("statement",),

@@ -14,7 +14,7 @@ import statistics as numbers
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -142,8 +142,8 @@ class MeasureStep:
         load_before = os.getloadavg()[0]
         progress = _progress(item.pr_id)
         try:
-            base = self._launch(pair, pair.base, item, seed, sandbox, running)
-            head = self._launch(pair, pair.head, item, seed, sandbox, running)
+            base = self.launch(pair, pair.base, item, seed, sandbox, running)
+            head = self.launch(pair, pair.head, item, seed, sandbox, running)
             thresholds = (self.settings.min_speedup, self.settings.min_lower_bound)
             measured = protocol.measure(
                 base, head, limits=limits, min_speedup=thresholds[0], min_lower_bound=thresholds[1],
@@ -184,10 +184,17 @@ class MeasureStep:
         why = "; ".join(part for part in (verdict.reason, measured.raw.detail) if part)
         return Rejected(MeasureReason(record.verdict), why, record)
 
-    def _launch(
-        self, pair: Pair, side: Side, item: MeasureInput, seed: int, sandbox: Sandbox, running: list[Running]
+    def launch(
+        self,
+        pair: Pair,
+        side: Side,
+        item: MeasureInput,
+        seed: int,
+        sandbox: Sandbox,
+        running: list[Running],
+        extra_turns: Mapping[str, float] | None = None,
     ) -> Launch:
-        """How the protocol starts a side, as often as it needs to."""
+        """How the protocol starts a side, as often as it needs to; the caller closes what is `running`."""
         config = HarnessConfig(
             suite_parent=side.seen.suite_parent,
             suite=pair.suite,
@@ -195,6 +202,7 @@ class MeasureStep:
             tools=side.seen.tools,
             import_names=tuple(item.import_names),
             seed=seed,
+            extra_turns=extra_turns or {},
         )
         command = pair.command(side, HARNESS, config.arguments(), self.settings.measure_memory_mb)
 

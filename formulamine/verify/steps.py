@@ -11,8 +11,13 @@ from formulamine.verify import protocol
 from formulamine.verify.machine import machine_class
 from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep
 
-SPEEDUP_MEASUREMENTS_VERSION = "3"
+SPEEDUP_MEASUREMENTS_VERSION = "4"
 MODULES = "formulamine.verify."
+SOURCES = (
+    "measure", "protocol", "lockstep", "sampling", "side", "statistics", "verdict", "raw", "harness.__main__",
+    "harness.zygote", "harness.child", "harness.timing", "harness.foreign", "affected", "correctness", "outcomes",
+    "pytest_runner",
+)  # fmt: skip
 
 
 def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
@@ -33,13 +38,7 @@ def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
         hints=("url", "files"),
         run=run,
         reasons=MeasureReason,
-        sources=tuple(
-            MODULES + name
-            for name in (
-                *("measure", "protocol", "lockstep", "side", "statistics", "harness"),
-                *("affected", "correctness", "outcomes", "pytest_runner"),
-            )
-        ),
+        sources=tuple(MODULES + name for name in SOURCES),
         settings=(services.settings.measure,),
         outside={"machine": machine_class(), "protocol": protocol.VERSION},
         workers=1,  # one measurement at a time on a machine; the lock says so to other runs

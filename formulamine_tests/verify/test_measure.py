@@ -173,7 +173,7 @@ def cancels(bench: Workbench) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     until = time.monotonic() + 60
-    while len(processes("harness.py")) < 2 and thread.is_alive() and time.monotonic() < until:
+    while len(processes("/harness")) < 2 and thread.is_alive() and time.monotonic() < until:
         time.sleep(0.1)
     time.sleep(1.0)
     started = time.monotonic()
