@@ -315,6 +315,7 @@ def _tests(row: Mapping[str, Any]) -> list[str]:
     told += [f"{row['test_files_left_out']} further test files left out"] if row["test_files_left_out"] else []
     for name in ("broken", "gone", "flaky"):
         told += [f"{name}: {', '.join(row[f'tests_{name}'])}"] if row[f"tests_{name}"] else []
+    told += [f"gives back something else: {', '.join(row['returns_differ'])}"] if row["returns_differ"] else []
     return told
 
 

@@ -310,6 +310,8 @@ class SpeedupMeasurement(Record):
     """Failed after once, and not when both sides were run again."""
     test_files: list[str]
     """Files that the change touches, and those that import what it changed, the nearest first."""
+    returns_differ: list[str]
+    """Confirmed benchmarks that give something back, and not the same on both sides: for a person to look at."""
     test_files_left_out: int
     """Further ones, beyond the bound of FORMULAMINE_TEST_FILES or out of time."""
     environment_differs: bool

@@ -68,7 +68,8 @@ def measured(number: int) -> Outcome:
         confirmed=int(faster), controls=2, controls_passed=0,
         **dict.fromkeys(("tests_before", "tests_after"), counts if faster else None),
         tests_broken=[], tests_gone=["test_a.py::test_b"] if faster else [], tests_flaky=[], test_files=["test_a.py"],
-        test_files_left_out=3, kernel="Linux 6.1", measured_on="local", spread=0.02,
+        test_files_left_out=3, returns_differ=["bench.time_x"] if faster else [],
+        kernel="Linux 6.1", measured_on="local", spread=0.02,
         environment_differs=False, recipe_hash="c" * 64, raw_sha256="d" * 64, machine="a machine", load_before=0.0,
         load_after=0.0, limits=[], results=[one],
     )  # fmt: skip

@@ -35,7 +35,7 @@ MANIFEST = "manifest.json"
 MEASURED = (
     "verdict", "benchmark", "speedup", "ci_low", "ci_high", "regressions", "environment_differs", "machine", "kernel",
     "spread", "tests_before", "tests_after", "tests_broken", "tests_gone", "tests_flaky", "test_files",
-    "test_files_left_out",
+    "test_files_left_out", "returns_differ",
 )  # fmt: skip
 
 
@@ -94,6 +94,7 @@ class ReleaseInput(Record):
     tests_flaky: list[str]
     test_files: list[str]
     test_files_left_out: int
+    returns_differ: list[str]
     statement: str
     parts: list[str]
     sources: list[str]
@@ -138,6 +139,7 @@ class ReleasedRow(Record):
     tests_flaky: list[str]
     test_files: list[str]
     test_files_left_out: int
+    returns_differ: list[str]
     raw_sha256: str
     publishable: bool
     benchmark_results: list[BenchmarkResult]
@@ -235,6 +237,7 @@ def pass_gates(
         tests_flaky=item.tests_flaky,
         test_files=item.test_files,
         test_files_left_out=item.test_files_left_out,
+        returns_differ=item.returns_differ,
         raw_sha256=item.raw_sha256,
         publishable=item.backend in release.environments,
         benchmark_results=again.results,

@@ -80,6 +80,17 @@ def no_test_is_broken(month: str, services: Services) -> Found:
     return Found.of(wrong, fine=f"no test of {rows.height} is broken")
 
 
+def returns_agree(month: str, services: Services) -> Found:
+    """What a confirmed benchmark gives back is the same on both sides; a difference is for a person to look at."""
+    rows = done_rows("speedup_measurements", month, services)
+    odd = [
+        f"{row['pr_id']}: {', '.join(row['returns_differ'])} give back something else"
+        for row in rows.to_dicts()
+        if row["returns_differ"]
+    ]
+    return Found(False, "; ".join(odd), warn=True) if odd else Found(True, f"{rows.height} looked at")
+
+
 def controls_quiet(month: str, services: Services) -> Found:
     """Controls of base against base find nothing. One that does warns; an improbable count blocks."""
     frame = read_table("speedup_measurements", month, services)
@@ -99,5 +110,6 @@ CHECKS = [
     rule("speedup_measurements", "verdicts_follow", verdicts_follow, "Verdicts follow from raw samples."),
     rule("speedup_measurements", "gate_holds", gate_holds, "What goes on is faster by estimate and bound."),
     rule("speedup_measurements", "no_test_is_broken", no_test_is_broken, "No test that passed before fails after."),
+    rule("speedup_measurements", "returns_agree", returns_agree, "Benchmarks give back the same (warns)."),
     rule("speedup_measurements", "controls_quiet", controls_quiet, "A/A controls find nothing."),
 ]  # fmt: skip

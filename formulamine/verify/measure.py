@@ -33,12 +33,15 @@ from formulamine.settings import LoadSettings, MeasureSettings
 from formulamine.tables import BenchmarkResult, FileChange, Record, SpeedupMeasurement
 from formulamine.verify import protocol, statistics
 from formulamine.verify.correctness import run_tests
+from formulamine.verify.lockstep import Lockstep
 from formulamine.verify.machine import Quiet, kernel, machine_class
 from formulamine.verify.outcomes import RawTests, judge, shown
+from formulamine.verify.returned import Returned, call_once, from_json, to_json
 from formulamine.verify.side import HARNESS, HarnessConfig, Launch, Limits
 from formulamine.verify.side import Cancelled as MeasurementCancelled
 
 PROGRESS_EVERY_S = 20.0
+RETURNED_MOST = 10  # confirmed cases that are called once more for what they give back
 LOADED_FOR = timedelta(minutes=30)  # until a machine that stayed too busy is asked again
 
 _log = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ class RawBlob(Record):
     """All that a measurement saw.
 
     `measurement` and `control` are samples as `protocol.RawMeasurement` writes them; `tests` is JSON of
-    `outcomes.RawTests`, empty where none were run.
+    `outcomes.RawTests`, and `returned` of `returned.Returned`, both empty where nothing got faster.
     """
 
     pr_id: str
@@ -90,6 +93,7 @@ class RawBlob(Record):
     measurement: str
     control: str
     tests: str = ""
+    returned: str = ""
 
     def to_blob(self) -> bytes:
         """Bytes whose hash names the measurement."""
@@ -153,6 +157,11 @@ class MeasureStep:
                 base, cases=self.settings.control_cases, limits=limits, min_speedup=thresholds[0],
                 min_lower_bound=thresholds[1], cancelled=self.cancelled, progress=progress, seed=seed,
             )  # fmt: skip
+            confirmed = [one.benchmark for one in measured.results if one.decision == "faster"]
+            returned: list[Returned] = []
+            if measured.verdict.verdict == "faster":
+                with Lockstep(base, head, limits, self.cancelled, seed) as lockstep:
+                    returned = call_once(lockstep, confirmed[:RETURNED_MOST])
         finally:
             for one in running:
                 one.close()
@@ -174,7 +183,7 @@ class MeasureStep:
             changed = [one.path for one in item.files]
             tools = self.backend.test_tools(pair.recipe.python_version, lambda: sandbox)
             tests = run_tests(pair, tools, changed, sandbox, self.settings, self.cancelled, progress)
-            raw = raw.model_copy(update={"tests": tests.model_dump_json()})
+            raw = raw.model_copy(update={"tests": tests.model_dump_json(), "returned": to_json(returned)})
         self.blobs.put(raw.to_blob())
         record = record_of(raw, self.settings)
         if record.tests_broken:
@@ -260,6 +269,7 @@ def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
         tests_flaky=shown(tests.flaky) if tests else [],
         test_files=tests.files if tests else [],
         test_files_left_out=tests.left_out if tests else 0,
+        returns_differ=[one.benchmark for one in from_json(raw.returned) if one.differs] if raw.returned else [],
         environment_differs=raw.environment_differs,
         recipe_hash=raw.recipe_hash,
         raw_sha256=hashlib.sha256(raw.to_blob()).hexdigest(),

@@ -286,6 +286,14 @@ class Side:
         except (KeyError, TypeError, ValueError) as error:
             raise CaseEnded("failed", f"{self.name}: an answer without a number") from error
 
+    def returned(self, seed: int, limit: float) -> Any:
+        """What one call of the open case gives back, as `harness.returned.comparable` writes it.
+
+        Raises:
+            CaseEnded: It does not end well, or not in time.
+        """
+        return self._expect(self.ask("returned", limit, seed=seed), "call").get("returned")
+
     def _expect(self, answer: dict[str, Any] | None, what: str) -> dict[str, Any]:
         if answer is None:
             raise CaseEnded("timeout", f"{self.name}: {what} does not end in time")

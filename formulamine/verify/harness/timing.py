@@ -20,6 +20,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 from .foreign import seed_generators
+from .returned import said
 
 # The statement is timed in an interpreter that has loaded no more than ASV's own would have: an import that the package
 # no longer needs must still cost something here.
@@ -112,6 +113,11 @@ class CaseTimer:
         if not math.isfinite(float(found)):
             raise TypeError(f"{float(found)} is no number to compare")
         return float(found)
+
+    def returned(self, seed: int) -> Any:
+        """What one call gives back, as `returned.comparable` has it."""
+        seed_generators(seed)
+        return said(self.call())
 
     def steady(self, number: int) -> complex:
         """Time a loop of calls."""

@@ -217,6 +217,8 @@ class Zygote:
                 return answer(status="ok")
             if asked["op"] == "value":
                 answer(status="ok", value=timer.value(asked["seed"]))
+            elif asked["op"] == "returned":
+                answer(status="ok", returned=timer.returned(asked["seed"]))
             else:
                 answer(status="ok", **timer.sample(asked["number"], asked["seed"], asked["mode"]))
 
