@@ -126,11 +126,11 @@ def no_benchmark_runs(services: Services, item: ImageInput, image: dict[str, Any
     recipe = Recipe.model_validate_json(services.blobs.get(image["recipe_hash"]))
     pair = backend.pair(recipe, item.url, lambda: sandbox, item.pr_id)
     asked = MeasureInput(
-        pr_id=item.pr_id, url=item.url, recipe_hash="", import_names=image["import_names"], base_sha=item.base_sha,
-        merge_sha=item.merge_sha, backend=services.backend,
+        pr_id=item.pr_id, url=item.url, recipe_hash="", import_names=image["import_names"], files=[],
+        base_sha=item.base_sha, merge_sha=item.merge_sha, backend=services.backend,
     )  # fmt: skip
     running: list[Running] = []
-    base, head = (step._launch(pair, side, asked, 0, sandbox, running) for side in (pair.base, pair.head))
+    base, head = (step.launch(pair, side, asked, 0, sandbox, running) for side in (pair.base, pair.head))
     try:
         with Lockstep(base, head, Limits(), threading.Event()) as lockstep:
             suite = lockstep.discover()

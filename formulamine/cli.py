@@ -351,6 +351,53 @@ def doctor_command(as_json: bool) -> None:
 
 
 @main.command()
+@takes_month
+@click.argument("pull_requests", nargs=-1, metavar="[OWNER/NAME#123]...")
+@click.option("--trials", default=20, type=click.IntRange(min=1), help="Of each ratio, those of earlier runs included.")
+@click.option("--ratio", "ratios", type=float, multiple=True, help="Try only this one; repeatable. 1 is base as it is.")
+@click.option(
+    "--benchmarks", default=0, type=click.IntRange(min=0), help="Cases in each trial; 0 for all of the suite."
+)
+@takes_backend
+@click.option("--trust", is_flag=True, help="Accept sandbox limits that this machine cannot enforce.")
+def calibrate(
+    month: str,
+    pull_requests: tuple[str, ...],
+    trials: int,
+    ratios: tuple[float, ...],
+    benchmarks: int,
+    backend: Backend,
+    trust: bool,
+) -> None:
+    """Measure how often the verdict errs, on pull requests that a month has built; a run that was ended carries on."""
+    from formulamine.items import Cancelled
+    from formulamine.services.store import StoreError
+    from formulamine.verify import calibrate as calibrations
+    from formulamine.verify.calibration import RATIOS, render, summarize
+    from formulamine.verify.side import SideBroken
+
+    if bad := [ratio for ratio in ratios if not ratio >= 1]:
+        refuse(f"--ratio {bad[0]:g}: base can only be made slower, by 1 or more")
+    settings = Settings()
+    chosen = [name.replace("/", "__").replace("#", "-") for name in pull_requests]
+    try:
+        with calibrations.services_of(settings, backend, trust) as services:
+            for one in calibrations.calibrate(
+                calibrations.built(month, chosen, services), services,
+                ratios=ratios or RATIOS, trials=trials, benchmarks=benchmarks,
+            ):  # fmt: skip
+                ended = "FALSE" if one.false else "found" if one.power else "quiet"
+                click.echo(f"{one.pair} {one.ratio:g}x: {ended}, {one.verdict} in {one.seconds:.0f} s", err=True)
+    except calibrations.UnknownPair as error:
+        refuse(error)
+    except (StoreError, SideBroken) as error:
+        refuse(error, COULD_NOT_FINISH)
+    except Cancelled:
+        interrupted()
+    click.echo(render(summarize(calibrations.read_trials(settings.home))))
+
+
+@main.command()
 @click.option("--port", default=3000, help="Port of the UI on 127.0.0.1.")
 def dev(port: int) -> None:
     """Start the Dagster UI; it has no login, so it listens on this machine alone."""

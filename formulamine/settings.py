@@ -110,6 +110,17 @@ class MeasureSettings(_Group):
     control_cases: int = Field(2, ge=0, description="benchmark cases measured base against base, each pull request")
     benchmark_timeout_s: int = Field(60, ge=1, description="seconds of one benchmark case; ASV")
     measure_memory_mb: int = Field(8192, ge=128, description="total memory of one side, megabytes")
+    test_timeout_s: int = Field(3600, ge=1, description="seconds of one side's tests, all files together; fc-data")
+    test_files: int = Field(20, ge=0, description="test files run on both sides of what got faster, the nearest first")
+
+
+class LoadSettings(_Group):
+    """When a machine is too busy to begin a measurement. No step names this group: it says when, not what."""
+
+    max_load: float = Field(
+        10.0, gt=0, description="load of the last minute for each core; beyond, a call takes over ten times its time"
+    )
+    load_max_wait_s: int = Field(900, ge=0, description="seconds that one run waits altogether, then it defers")
 
 
 class LlmSettings(_Group):
@@ -168,6 +179,7 @@ class Settings:
             self.docker = DockerSettings()
             self.disk = DiskSettings()
             self.measure = MeasureSettings()
+            self.load = LoadSettings()
             self.llm = LlmSettings()
             self.release = ReleaseSettings()
         except ValidationError as error:

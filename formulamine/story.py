@@ -300,7 +300,8 @@ def _evidence(row: Mapping[str, Any]) -> list[str]:
         case "speedup_measurements" if row["verdict"]:
             counted = f"{row['screened']} screened, {row['kept']} kept, {row['confirmed']} confirmed"
             slower = [f"slower: {name}" for name in row["regressions"]]
-            return [f"{counted}; {row['controls_passed']} of {row['controls']} controls passed", *slower]
+            told = [f"{counted}; {row['controls_passed']} of {row['controls']} controls passed", *slower, *_tests(row)]
+            return [*told, f"on {row['machine']}, {row['kernel']}, load {row['load_before']:.1f} before"]
         case "problem_statements" if done:
             leaks = [one for one in row["removed"] if one["why"].startswith("leak")]
             left_out = f"{_counted(row['removed'], 'sentence')} left out, {_counted(leaks, 'leak')} among them"
@@ -309,6 +310,19 @@ def _evidence(row: Mapping[str, Any]) -> list[str]:
             return ["publishable" if row["publishable"] else "not publishable"]
         case _:
             return []
+
+
+def _tests(row: Mapping[str, Any]) -> list[str]:
+    """What the tests of both sides came to, where they were run."""
+    before, after = row["tests_before"], row["tests_after"]
+    if before is None or after is None:
+        return []
+    told = [f"{_counted(row['test_files'], 'test file')}: {before['passed']} passed before, {after['passed']} after"]
+    told += [f"{row['test_files_left_out']} further test files left out"] if row["test_files_left_out"] else []
+    for name in ("broken", "gone", "flaky"):
+        told += [f"{name}: {', '.join(row[f'tests_{name}'])}"] if row[f"tests_{name}"] else []
+    told += [f"gives back something else: {', '.join(row['returns_differ'])}"] if row["returns_differ"] else []
+    return told
 
 
 def _counted(things: Sequence[object], word: str) -> str:

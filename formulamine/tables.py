@@ -251,6 +251,28 @@ class BenchmarkResult(Record):
     """The same by wall time, as a cross-check."""
     decision: str
     """What the protocol made of it."""
+    clock: str = "cpu"
+    """What `speedup` and its bounds go by: CPU time, or wall time where the two disagree beyond their error."""
+    other_mode: str = ""
+    """How else it was timed, which the verdict does not use."""
+    other_speedup: float | None = None
+    unit: str = "seconds"
+    """Of the two values that a benchmark of memory gives, or one that tracks a number; these decide nothing."""
+    base_value: float | None = None
+    head_value: float | None = None
+
+
+class OutcomeCounts(Record):
+    """How the tests of one side ended, of the test files that a change reaches."""
+
+    passed: int
+    failed: int
+    """Assertions that do not hold, and tests at which the process hung or ended."""
+    errors: int
+    """Set-ups that fail, and files that cannot be collected: often for want of a package."""
+    skipped: int
+    not_run: int
+    """Collected, and never reached."""
 
 
 class SpeedupMeasurement(Record):
@@ -276,9 +298,22 @@ class SpeedupMeasurement(Record):
     """Cases of base measured against itself."""
     controls_passed: int
     """Of these, cases that came out faster or slower: a warning."""
-    tests_before: str | None
-    """None: no tests were run."""
-    tests_after: str | None
+    tests_before: OutcomeCounts | None
+    """Of base, with its own tests; None where none were run: only what got faster is tested."""
+    tests_after: OutcomeCounts | None
+    """Of head, with its own tests."""
+    tests_broken: list[str]
+    """Passed before and fail after, both of them twice."""
+    tests_gone: list[str]
+    """Passed before, and after are not there any more, or skipped."""
+    tests_flaky: list[str]
+    """Failed after once, and not when both sides were run again."""
+    test_files: list[str]
+    """Files that the change touches, and those that import what it changed, the nearest first."""
+    returns_differ: list[str]
+    """Confirmed benchmarks that give something back, and not the same on both sides: for a person to look at."""
+    test_files_left_out: int
+    """Further ones, beyond the bound of FORMULAMINE_TEST_FILES or out of time."""
     environment_differs: bool
     """Whether the sides run with different releases."""
     recipe_hash: str
@@ -286,6 +321,11 @@ class SpeedupMeasurement(Record):
     """Blob of every raw sample, from which the verdict can be computed again."""
     machine: str
     """Processor and cores."""
+    kernel: str
+    measured_on: Literal["local", "docker"]
+    """The backend whose sandbox it ran in."""
+    spread: float | None
+    """Standard deviation of a round's log ratio, median over benchmarks that were confirmed or controlled."""
     load_before: float
     load_after: float
     limits: list[str]
@@ -370,11 +410,11 @@ VOLATILE_COLUMNS = ("fingerprint", "detail", "run_id", "recorded_at", "seconds",
 MEASURED_COLUMNS: dict[str, tuple[str, ...]] = {
     "speedup_measurements": (
         "benchmark", "speedup", "ci_low", "ci_high", "kept", "confirmed", "controls_passed", "raw_sha256",
-        "load_before", "load_after",
+        "load_before", "load_after", "spread", "tests_flaky",
     ),
     "benchmark_results": (
         "status", "detail", "number", "rounds", "speedup", "ci_low", "ci_high", "base_seconds", "head_seconds",
-        "wall_speedup", "decision",
+        "wall_speedup", "decision", "clock", "mode", "other_mode", "other_speedup", "base_value", "head_value",
     ),
     "images": ("route", "attempts"),
     "problem_statements": ("statement",),

@@ -205,7 +205,7 @@ def measures(run: str) -> bool:
     told = told_of(run)
     assert told["status"] not in OVER, told["status"]
     under_way = {"stepKey": "speedup_measurements", "status": "IN_PROGRESS"} in told["stepStats"]
-    return under_way and any("harness.py" in process for process in processes(run))
+    return under_way and any("/harness" in process for process in processes(run))
 
 
 def processes(run: str) -> list[str]:

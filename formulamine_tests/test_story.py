@@ -36,6 +36,7 @@ from formulamine.tables import (
     BenchmarkResult,
     EnvPayload,
     Image,
+    OutcomeCounts,
     ProblemStatement,
     PublishedRelease,
     SpeedupMeasurement,
@@ -59,11 +60,16 @@ def measured(number: int) -> Outcome:
         head_seconds=1e-3, wall_speedup=speedup, decision="faster" if number == 32 else "dropped",
     )  # fmt: skip
     faster = number == 32
+    counts = OutcomeCounts(passed=7, failed=0, errors=1, skipped=0, not_run=0)
     record = SpeedupMeasurement(
         verdict="faster" if faster else "not_faster", benchmark=one.benchmark if faster else None,
         speedup=one.speedup if faster else None, ci_low=one.ci_low if faster else None,
         ci_high=one.ci_high if faster else None, regressions=["bench.time_other"] if faster else [], screened=8, kept=4,
-        confirmed=int(faster), controls=2, controls_passed=0, tests_before=None, tests_after=None,
+        confirmed=int(faster), controls=2, controls_passed=0,
+        **dict.fromkeys(("tests_before", "tests_after"), counts if faster else None),
+        tests_broken=[], tests_gone=["test_a.py::test_b"] if faster else [], tests_flaky=[], test_files=["test_a.py"],
+        test_files_left_out=3, returns_differ=["bench.time_x"] if faster else [],
+        kernel="Linux 6.1", measured_on="local", spread=0.02,
         environment_differs=False, recipe_hash="c" * 64, raw_sha256="d" * 64, machine="a machine", load_before=0.0,
         load_after=0.0, limits=[], results=[one],
     )  # fmt: skip

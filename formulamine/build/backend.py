@@ -35,6 +35,10 @@ from formulamine.settings import BuildSettings, DiskSettings
 
 # What the harness needs beside the environment under test, never from it: a project may bring another version.
 TOOLS = ("asv-runner==0.3.2",)
+# What runs tests, with all that it needs: the last releases that every interpreter from 3.8 on can run.
+TEST_TOOLS = (
+    "pytest==8.3.5", "exceptiongroup==1.2.2", "iniconfig==2.0.0", "packaging==24.2", "pluggy==1.5.0", "tomli==2.0.2",
+)  # fmt: skip
 
 
 WORK = "/opt/formulamine/work"
@@ -229,7 +233,7 @@ class Backend(ABC):
             folder = self._cache / "sides" / recipe.side_key(commit, identity)
             environment = self._cache / "environments" / recipe.environment_key(commit, identity)
             seen = Seen(
-                f"{environment}/bin/python", str(folder / "site"), str(suite_parent), str(tools)
+                f"{environment}/bin/python", str(folder / "site"), str(folder / "tree"), str(suite_parent), str(tools)
             )  # a backend with fixed places says others
             return Side(commit, environment, folder / "tree", folder / "site", interpreter, seen)
 
@@ -322,6 +326,16 @@ class Backend(ABC):
     def _make_tools(self, series: str, sandbox: Callable[[], Sandbox]) -> None:
         """Install asv_runner for an interpreter series, of our own choice and not of the project's."""
         self.environment(self._tools_folder(series).name, TOOLS, series, sandbox)
+
+    def test_tools(self, series: str, sandbox: Callable[[], Sandbox]) -> Path:
+        """The folder from which our pytest is imported, for an interpreter series, apart from every environment.
+
+        Raises:
+            BuildFailed: it cannot be installed.
+            IndexUnreachable: the index did not answer.
+        """
+        key = key_of("tools", self.identity(series), TEST_TOOLS)
+        return self.environment(key, TEST_TOOLS, series, sandbox) / "lib" / f"python{series}" / "site-packages"
 
     # What a backend does in its own way.
 

@@ -296,8 +296,9 @@ class DockerBackend(Backend):
 def _with_images(pair: Pair, ships: str, measures: str) -> Pair:
     """A pair that runs in its images, where everything has its place."""
     apart = pair.head.environment != pair.base.environment
-    base = Seen(f"{ENVIRONMENT}/bin/python", SITE, SUITE, TOOLS)
-    head = Seen(f"{HEAD_ENVIRONMENT if apart else ENVIRONMENT}/bin/python", f"{HEAD}/site", SUITE, TOOLS)
+    base = Seen(f"{ENVIRONMENT}/bin/python", SITE, TREE, SUITE, TOOLS)
+    python = f"{HEAD_ENVIRONMENT if apart else ENVIRONMENT}/bin/python"
+    head = Seen(python, f"{HEAD}/site", f"{HEAD}/tree", SUITE, TOOLS)
     return replace(
         pair,
         base=replace(pair.base, seen=base),

@@ -23,6 +23,7 @@ class Seen:
 
     python: str
     site: str
+    tree: str
     suite_parent: str
     tools: str
 
@@ -63,6 +64,7 @@ class Pair:
         arguments: Sequence[str],
         memory_mb: int,
         timeout_s: float = COMMAND_S,
+        given: Sequence[Path] = (),
         *,
         as_text: bool = False,
     ) -> Command:
@@ -74,24 +76,27 @@ class Pair:
             arguments: of the script.
             memory_mb: that it may take.
             timeout_s: that it may take.
+            given: what it sees besides.
             as_text: let a container have the script's text, which saves it a file; not for one that asks for its file.
         """
-        argv, readable, inside = [str(script)], [script], dict[Path, str]()
         if self.measures and as_text:
-            argv, readable = ["-c", script.read_text()], []
-        elif self.measures:
-            argv, inside = [f"{GIVEN}/{script.name}"], {script: f"{GIVEN}/{script.name}"}
+            ours, argv = tuple(given), ["-c", script.read_text()]
         else:
-            readable += [side.interpreter.prefix, side.environment, side.tree.parent, self.suite_parent, self.tools]
+            ours, argv = (script, *given), [self.place_of(script)]
+        folders = (side.interpreter.prefix, side.environment, side.tree.parent, self.suite_parent, self.tools)
         return Command(
             [side.seen.python, "-B", *argv, *arguments],
-            readable=tuple(readable),
-            inside=inside,
+            readable=ours if self.measures else (*folders, *ours),
+            inside={path: self.place_of(path) for path in ours},
             image=self.measures,
             environment=self.recipe.environment_variables,
             timeout_s=timeout_s,
             memory_mb=memory_mb,
         )
+
+    def place_of(self, given: Path) -> str:
+        """Where a command sees a file or folder of ours that is no part of what was built."""
+        return f"{GIVEN}/{given.name}" if self.measures else str(given)
 
 
 @dataclass(frozen=True)

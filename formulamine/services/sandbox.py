@@ -161,7 +161,7 @@ class Sandbox:
                     chunk = os.read(process.stdout.fileno(), 65536)
                     output.add(chunk)
                     open_ = bool(chunk)
-                elif _ended(process):
+                elif has_ended(process):
                     break  # though something it left behind may hold the pipe open
                 elif not open_:
                     time.sleep(ENDED_POLL_S)
@@ -264,7 +264,7 @@ def kill(process: subprocess.Popen[bytes], cgroup: Cgroup | None = None) -> None
         cgroup.remove()
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
+def has_ended(process: subprocess.Popen[bytes]) -> bool:
     """Whether a process has ended, which is left to be reaped."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 

@@ -25,7 +25,7 @@ from formulamine.services.store import Blobs, StoreError
 from formulamine.settings import MeasureSettings, ReleaseSettings
 from formulamine.ship.guard import Documents, guard_of, unfounded
 from formulamine.ship.statements import confirmed, names_of, sources_of
-from formulamine.tables import BenchmarkResult, Record, Removed, StatementPart, record_schema
+from formulamine.tables import BenchmarkResult, OutcomeCounts, Record, Removed, StatementPart, record_schema
 from formulamine.verify.measure import RawBlob, record_of
 
 CARD_FILE = Path(__file__).with_name("dataset_card.md.tmpl")
@@ -33,7 +33,11 @@ MANIFEST = "manifest.json"
 
 
 # What raw samples say again, and a row must say too.
-MEASURED = ("verdict", "benchmark", "speedup", "ci_low", "ci_high", "regressions", "environment_differs", "machine")
+MEASURED = (
+    "verdict", "benchmark", "speedup", "ci_low", "ci_high", "regressions", "environment_differs", "machine", "kernel",
+    "spread", "tests_before", "tests_after", "tests_broken", "tests_gone", "tests_flaky", "test_files",
+    "test_files_left_out", "returns_differ",
+)  # fmt: skip
 
 
 class ReleaseReason(StrEnum):
@@ -41,6 +45,7 @@ class ReleaseReason(StrEnum):
 
     VERDICT_DIFFERS = "verdict_differs"
     NOT_FASTER_ENOUGH = "not_faster_enough"
+    TESTS_BROKEN = "tests_broken"
     EVIDENCE_MISSING = "evidence_missing"
     RECIPE_DIFFERS = "recipe_differs"
     PATCH_DIFFERS = "patch_differs"
@@ -81,6 +86,16 @@ class ReleaseInput(Record):
     environment_differs: bool
     raw_sha256: str
     machine: str
+    kernel: str
+    spread: float | None
+    tests_before: OutcomeCounts | None
+    tests_after: OutcomeCounts | None
+    tests_broken: list[str]
+    tests_gone: list[str]
+    tests_flaky: list[str]
+    test_files: list[str]
+    test_files_left_out: int
+    returns_differ: list[str]
     statement: str
     parts: list[StatementPart]
     removed: list[Removed]
@@ -118,6 +133,15 @@ class ReleasedRow(Record):
     regressions: list[str]
     environment_differs: bool
     machine: str
+    kernel: str
+    spread: float | None
+    tests_before: OutcomeCounts | None
+    tests_after: OutcomeCounts | None
+    tests_gone: list[str]
+    tests_flaky: list[str]
+    test_files: list[str]
+    test_files_left_out: int
+    returns_differ: list[str]
     raw_sha256: str
     publishable: bool
     benchmark_results: list[BenchmarkResult]
@@ -163,6 +187,10 @@ def pass_gates(
         or item.ci_low < measure.min_lower_bound
     ):
         return Held(ReleaseReason.NOT_FASTER_ENOUGH, f"{item.verdict}, {item.speedup} with lower bound {item.ci_low}")
+    if again.tests_before is None:
+        return Held(ReleaseReason.EVIDENCE_MISSING, "its tests were never run")
+    if again.tests_broken:
+        return Held(ReleaseReason.TESTS_BROKEN, ", ".join(again.tests_broken))
     for name in ("repo", "base_sha", "merge_sha", "python_version", "pins", "pins_base", "build_pins"):
         if getattr(recipe, name) != getattr(item, name):
             return Held(ReleaseReason.RECIPE_DIFFERS, f"{name} is not what was built")
@@ -204,6 +232,15 @@ def pass_gates(
         regressions=item.regressions,
         environment_differs=item.environment_differs,
         machine=item.machine,
+        kernel=item.kernel,
+        spread=item.spread,
+        tests_before=item.tests_before,
+        tests_after=item.tests_after,
+        tests_gone=item.tests_gone,
+        tests_flaky=item.tests_flaky,
+        test_files=item.test_files,
+        test_files_left_out=item.test_files_left_out,
+        returns_differ=item.returns_differ,
         raw_sha256=item.raw_sha256,
         publishable=item.backend in release.environments,
         benchmark_results=again.results,
@@ -351,6 +388,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def _passing(row: ReleasedRow) -> str:
+    """How many of the tests that passed before and were run after pass."""
+    if row.tests_before is None or row.tests_after is None:
+        return "not run"
+    return f"{row.tests_after.passed} ({row.tests_before.passed} before)"
+
+
 def _card(
     month: str,
     rows: Sequence[ReleasedRow],
@@ -364,15 +408,22 @@ def _card(
         ended = ", ".join(f"{name}: {count}" for name, count in most_first)
         table.append(f"| {asset} | {sum(counts.values())} | {ended or 'nothing arrived'} |")
     listing = [
-        f"| {row.repo}#{row.number} | `{_cell(row.benchmark)}` | {row.speedup:.2f}x | {row.ci_low:.2f}x |"
+        f"| {row.repo}#{row.number} | `{_cell(row.benchmark)}` | {row.speedup:.2f}x | {row.ci_low:.2f}x "
+        f"| {_passing(row)} | {row.backend}{'' if row.publishable else ', not publishable'} |"
         for row in rows
     ]
-    verified = "| pull request | benchmark | speedup | lower bound |\n|---|---|---|---|\n" + "\n".join(listing)
+    header = "| pull request | benchmark | speedup | lower bound | tests passing after | measured on |"
+    verified = "\n".join([header, "|---|---|---|---|---|---|", *listing])
     notes = []
     if not rows:
         notes.append("**This release is empty**: no pull request of this month was measured as faster.")
-    if rows and not all(row.publishable for row in rows):
-        notes.append("**Not publishable**: measured on the `local` backend, which is none of RELEASE_ENVIRONMENTS.")
+    if elsewhere := sorted({row.backend for row in rows if not row.publishable}):
+        named = " and ".join(f"`{name}`" for name in elsewhere)
+        count = sum(not row.publishable for row in rows)
+        notes.append(
+            f"**Not publishable**: {count} of {len(rows)} rows were measured on the {named} backend, which is none of "
+            "RELEASE_ENVIRONMENTS; `publishable` says so of each."
+        )
     if open_items:
         notes.append("**Partial**: these had no outcome yet: " + ", ".join(sorted(open_items)) + ".")
     return Template(CARD_FILE.read_text()).substitute(
@@ -380,6 +431,6 @@ def _card(
         notes="\n\n".join(notes),
         funnel="\n".join(table),
         verified=verified if rows else "None.",
-        machines="\n".join(f"- {name}" for name in sorted({row.machine for row in rows}))
+        machines="\n".join(sorted({f"- {row.machine}, {row.kernel}, {row.backend} backend" for row in rows}))
         or "- nothing was measured as faster",
     )

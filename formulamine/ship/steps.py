@@ -73,7 +73,11 @@ def published_release_step(
         reads=ReleaseInput,
         run=run,
         reasons=ReleaseReason,
-        sources=("formulamine.ship.release",),
+        sources=(
+            "formulamine.ship.release",
+            "formulamine.verify.measure",
+            "formulamine.verify.outcomes",
+        ),
         settings=(services.settings.measure, services.settings.release),
         outside={"release_version": release.version, "gate": _gates_digest(gates)},
     )

@@ -9,7 +9,7 @@ from formulamine.checks import done_rows, read_table, rule, table_rules
 from formulamine.orchestration import Found, MonthRun, advance_month, month_asset
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError
-from formulamine.tables import SpeedupMeasurement
+from formulamine.tables import Record, SpeedupMeasurement
 from formulamine.verify.measure import MeasureInput, MeasureReason, RawBlob, record_of
 from formulamine.verify.steps import SPEEDUP_MEASUREMENTS_VERSION, speedup_measurements_step
 
@@ -46,7 +46,8 @@ def verdicts_follow(month: str, services: Services) -> Found:
         if raw.pr_id != row["pr_id"]:
             wrong.append(f"{row['pr_id']} stands on the samples of {raw.pr_id}")
         for name in MEASURED:
-            if getattr(again, name) != row[name]:
+            found = getattr(again, name)
+            if (found.model_dump() if isinstance(found, Record) else found) != row[name]:
                 wrong.append(f"{row['pr_id']}: {name} is {row[name]}, raw samples say {getattr(again, name)}")
         said = results.filter(pl.col("pr_id") == row["pr_id"]).drop("pr_id").to_dicts()
         if said != [one.model_dump() for one in again.results]:
@@ -68,6 +69,28 @@ def gate_holds(month: str, services: Services) -> Found:
     )
 
 
+def no_test_is_broken(month: str, services: Services) -> Found:
+    """Of what goes on, the tests that the change reaches were run on both sides, and none is broken."""
+    rows = done_rows("speedup_measurements", month, services)
+    wrong = [
+        f"{row['pr_id']} breaks {', '.join(row['tests_broken'])}" if row["tests_broken"] else f"{row['pr_id']}: no run"
+        for row in rows.to_dicts()
+        if row["tests_broken"] or row["tests_before"] is None or row["tests_after"] is None
+    ]
+    return Found.of(wrong, fine=f"no test of {rows.height} is broken")
+
+
+def returns_agree(month: str, services: Services) -> Found:
+    """What a confirmed benchmark gives back is the same on both sides; a difference is for a person to look at."""
+    rows = done_rows("speedup_measurements", month, services)
+    odd = [
+        f"{row['pr_id']}: {', '.join(row['returns_differ'])} give back something else"
+        for row in rows.to_dicts()
+        if row["returns_differ"]
+    ]
+    return Found(False, "; ".join(odd), warn=True) if odd else Found(True, f"{rows.height} looked at")
+
+
 def controls_quiet(month: str, services: Services) -> Found:
     """Controls of base against base find nothing. One that does warns; an improbable count blocks."""
     frame = read_table("speedup_measurements", month, services)
@@ -86,5 +109,7 @@ CHECKS = [
     *table_rules("speedup_measurements", MeasureReason, "One row per image, with a known status and reason."),
     rule("speedup_measurements", "verdicts_follow", verdicts_follow, "Verdicts follow from raw samples."),
     rule("speedup_measurements", "gate_holds", gate_holds, "What goes on is faster by estimate and bound."),
+    rule("speedup_measurements", "no_test_is_broken", no_test_is_broken, "No test that passed before fails after."),
+    rule("speedup_measurements", "returns_agree", returns_agree, "Benchmarks give back the same (warns)."),
     rule("speedup_measurements", "controls_quiet", controls_quiet, "A/A controls find nothing."),
 ]  # fmt: skip

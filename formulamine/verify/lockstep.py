@@ -1,97 +1,56 @@
 """Two sides driven in lock step: which suite they share, and samples of a case, round after round.
 
-Here belong the order of samples, their number, and what was seen, as raw data. Not here: a side's process (`side`),
-what the seconds mean (`statistics`) and which benchmark is measured how often (`protocol`).
+Here belong the order of samples and what was seen, as raw data. Not here: a side's process (`side`), how many samples a
+case gets (`sampling`), what the seconds mean (`statistics`) and which benchmark is measured how often (`protocol`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from formulamine.verify import sampling
+from formulamine.verify.raw import ModuleProblem, RawCase, RawValue, Round
+from formulamine.verify.sampling import COLD_S, SETUP_SHARE, Facts, Plan
 from formulamine.verify.side import Case, CaseEnded, Launch, Limits, Sample, Side, SideDied
+from formulamine.verify.verdict import DECIDING_KINDS
 
-SAMPLE_S = 0.010  # ASV's sample_time
-SETUP_SHARE = 2  # a sample with set-ups between its calls may take so many times SAMPLE_S
-SLOW_S = 1.0  # one call of this length needs neither batches nor warming up, and gets fewer samples
-COLD_S = 5.0  # a first call of this length is not repeated to learn whether it was only cold
-ROUND_S = 2.0  # of sampling in one round, which bounds the samples of slow cases; at least one pair is taken
 BUSY_SHARE = 0.2  # of its limit that a late side must have computed; one that only waits is stuck, and proves nothing
-DECIDING_KINDS = ("time", "timeraw")
-
-
-@dataclass(frozen=True)
-class ModuleProblem:
-    """A module of the suite that does not import on a side, and why."""
-
-    side: str
-    module: str
-    error: str
+VALUES = 2  # children a side in which a benchmark of memory, or one that tracks a number, is asked for it
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What the two sides have to measure; `other` names benchmarks whose kind decides nothing."""
+    """What the two sides have to measure; `others` are of kinds that decide nothing."""
 
     cases: tuple[Case, ...]
+    others: tuple[Case, ...]
     one_sided: tuple[tuple[str, str, str], ...]
     """(case, kind, the only side that has it)"""
-    other: tuple[str, ...]
     problems: tuple[ModuleProblem, ...]
 
 
-@dataclass(frozen=True)
-class Round:
-    """One fresh child a side: seconds per sample in the order taken, the n-th of base paired with the n-th of head.
+class Worn(CaseEnded):
+    """Calls of the case are no repetitions of one thing: each needs a process of its own."""
 
-    A side that did not end its first call in time has no samples. `base_file` and `head_file` are where the package
-    under test was imported from.
-    """
-
-    base_cpu: tuple[float, ...]
-    base_wall: tuple[float, ...]
-    head_cpu: tuple[float, ...]
-    head_wall: tuple[float, ...]
-    base_file: str
-    head_file: str
-
-
-@dataclass(frozen=True)
-class RawCase:
-    """All that was seen of one case in one stage (screen, confirm or control).
-
-    `number` is the calls in a sample, the same on both sides; `limit_seconds` is what one call was allowed.
-    `status` is ok, skipped, failed, timeout, base_timeout or head_timeout.
-    """
-
-    benchmark: str
-    stage: str
-    kind: str
-    mode: str = ""
-    status: str = "ok"
-    detail: str = ""
-    number: int = 0
-    limit_seconds: float = 0.0
-    rounds: tuple[Round, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a case is sampled: calls in a sample, pairs in a round, whether a first call is already a sample."""
-
-    number: int
-    pairs: int
-    slow: bool
-    pair_seconds: float
+    def __init__(self, detail: str) -> None:
+        super().__init__("failed", detail)
 
 
 def load_note() -> str:
     """The machine's load over the last minute, beside its cores."""
     return f"load {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores"
+
+
+def number_of(*parts: object) -> int:
+    """A number below 2**32 that looks random and follows from `parts`."""
+    return int(hashlib.sha256(":".join(map(str, parts)).encode()).hexdigest()[:8], 16)
 
 
 class Lockstep:
@@ -103,8 +62,11 @@ class Lockstep:
         self.head = Side("head", head, limits, cancelled)
         self.sides = (self.base, self.head)
         self._plans: dict[str, Plan] = {}
+        self._started = time.monotonic()
+        self._generation = 0
         # The last core, since the first serves most interrupts.
         self.core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        self.renew()
 
     def __enter__(self) -> Lockstep:
         return self
@@ -117,7 +79,7 @@ class Lockstep:
         return RawCase(case.name, stage, case.kind, limit_seconds=case.timeout)
 
     def renew(self) -> None:
-        """End both processes; the next request starts fresh ones, with another layout of memory.
+        """End both processes; the next request starts fresh ones, with another layout of memory and of hashes.
 
         That layout alone favours one side by 1 to 2 % (sd over starts, measured on five tiny benchmarks of CPython
         3.11: 0.7 to 2.1 %, where children of one process differ by 0.6 to 1.7 %). So rounds of the same process are no
@@ -125,8 +87,10 @@ class Lockstep:
         """
         for side in self.sides:
             side.hang_up()
+        self._generation += 1
         for side in self.sides:
             side.end()
+            side.hash_seed = number_of(self.seed, "hashes", self._generation)
 
     def discover(self) -> Suite:
         """Import the suite on both sides, module by module, and list what they hold.
@@ -134,7 +98,7 @@ class Lockstep:
         Raises:
             SideBroken: A side cannot be used.
         """
-        found: dict[str, dict[Side, tuple[str, Case | None]]] = {}
+        found: dict[str, dict[Side, tuple[Case, str]]] = {}
         problems = []
         self._start(self.sides)
         modules = [self.head.suite]
@@ -151,36 +115,63 @@ class Lockstep:
                     problems.append(ModuleProblem(side.name, module, str(answer["detail"])))
                 below += [name for name in answer["below"] if name not in below]
                 for benchmark in answer["benchmarks"]:
-                    for name, case in self._cases(module, benchmark):
-                        found.setdefault(name, {})[side] = (str(benchmark["kind"]), case)
+                    for case in self._cases(module, benchmark):
+                        found.setdefault(case.name, {})[side] = (case, str(benchmark["version"]))
             modules += below
-        listed = sorted(found.items())
+        # ASV compares no results of different versions of a benchmark.
+        alike = {name for name, on in found.items() if len({version for _, version in on.values()}) == 1}
+        both = [found[name][self.head][0] for name in sorted(found) if len(found[name]) == 2 and name in alike]
+        problems += [
+            ModuleProblem("both", name, "its version differs between the sides") for name in sorted({*found} - alike)
+        ]
         return Suite(
-            cases=tuple(on[self.head][1] for _, on in listed if len(on) == 2 and on[self.head][1]),  # type: ignore[misc]
+            cases=tuple(case for case in both if case.kind in DECIDING_KINDS),
+            others=tuple(case for case in both if case.kind not in DECIDING_KINDS),
             one_sided=tuple(
-                (name, kind, side.name)
-                for name, on in listed
-                for side, (kind, case) in on.items()
-                if len(on) == 1 and case
+                (name, case.kind, side.name)
+                for name, on in sorted(found.items())
+                for side, (case, _) in on.items()
+                if len(on) == 1
             ),
-            other=tuple(name for name, on in listed if not any(case for _, case in on.values())),
             problems=tuple(problems),
         )
 
-    def _cases(self, module: str, benchmark: dict[str, Any]) -> list[tuple[str, Case | None]]:
+    def _cases(self, module: str, benchmark: dict[str, Any]) -> list[Case]:
         name, limit = str(benchmark["name"]), self.limits.call_seconds
-        if benchmark["kind"] not in DECIDING_KINDS:
-            return [(name, None)]
         timeout = min(float(benchmark["timeout"] or limit), limit)
         cache_timeout = min(float(benchmark["cache_timeout"] or limit), limit)
         shared = (name, module, str(benchmark["kind"]))
         labels = [f"{name}({', '.join(combination)})" for combination in benchmark["params"] or []] or [name]
         return [
-            (label, Case(label, *shared, index, timeout, benchmark["cache_key"], cache_timeout))
+            Case(label, *shared, index, timeout, benchmark["cache_key"], cache_timeout)
             for index, label in enumerate(labels)
         ]
 
-    def advance(self, case: Case, raw: RawCase, pairs: int) -> RawCase:
+    def values(self, case: Case) -> RawValue:
+        """Ask a case of a kind that decides nothing for its number, on both sides.
+
+        Raises:
+            Cancelled: The caller asked to end.
+            SideBroken: A side cannot be used any more.
+        """
+        found: dict[Side, list[float]] = {side: [] for side in self.sides}
+        unit = ""
+        try:
+            for index in range(VALUES):
+                seed = self.seed + 1000 * index
+                for side in self.sides:
+                    try:
+                        unit = str(side.open(case, self.core, seed)["unit"])
+                        found[side].append(side.value(seed, case.timeout))
+                    finally:
+                        side.close(case.timeout)
+        except CaseEnded as error:
+            return RawValue(case.name, case.kind, unit, error.status, str(error))
+        except SideDied as error:
+            return RawValue(case.name, case.kind, unit, "failed", str(error))
+        return RawValue(case.name, case.kind, unit, base=tuple(found[self.base]), head=tuple(found[self.head]))
+
+    def advance(self, case: Case, raw: RawCase, pairs: int, session: int = 1) -> RawCase:
         """Measure one more round of `case`, in fresh children of the two processes.
 
         Whatever goes wrong with the case is a status of what comes back, and then it cannot be advanced further.
@@ -189,6 +180,7 @@ class Lockstep:
             case: What to measure.
             raw: The rounds so far, or `begin(...)`.
             pairs: Samples a side; slow cases get fewer.
+            session: What the round is a part of.
 
         Raises:
             Cancelled: The caller asked to end.
@@ -196,9 +188,9 @@ class Lockstep:
         """
         try:
             try:
-                return self._round(case, pairs, raw)
+                return self._round(case, pairs, raw, session)
             except SideDied:
-                return self._round(case, pairs, raw)  # once more, in a fresh process
+                return self._round(case, pairs, raw, session)  # once more, in a fresh process
         except CaseEnded as error:
             return replace(raw, status=error.status, detail=str(error))
         except SideDied as error:
@@ -211,11 +203,31 @@ class Lockstep:
         for side in order:
             side.ready()
 
-    def _round(self, case: Case, pairs: int, raw: RawCase) -> RawCase:
-        seed = self.seed + 1000 * len(raw.rounds)
-        order = self.sides if len(raw.rounds) % 2 == 0 else self.sides[::-1]
+    def _order(self, case: Case, index: int) -> tuple[Side, ...]:
+        """In turns, but which comes first in each two rounds is a matter of chance.
+
+        A process tends to get the memory pages that the last one of its turn gave back: a side that always came first
+        would keep them.
+        """
+        turned = (number_of(self.seed, case.name, index // 2) + index) % 2 == 1
+        return self.sides[::-1] if turned else self.sides
+
+    def _round(self, case: Case, pairs: int, raw: RawCase, session: int) -> RawCase:
+        plan = self._plans.get(case.name)
+        if plan is None or not plan.single:
+            try:
+                return self._repeated(case, pairs, raw, session)
+            except Worn as worn:
+                self._plans[case.name] = plan = Plan(1, pairs, single=True, why=f"timed singly: {worn}")
+                raw = replace(raw, rounds=())  # of which each would be another thing
+        return self._singly(case, plan, pairs, raw, session)
+
+    def _repeated(self, case: Case, pairs: int, raw: RawCase, session: int) -> RawCase:
+        """One round in a child a side that calls the benchmark again and again."""
+        seed, order = self.seed + 1000 * len(raw.rounds), self._order(case, len(raw.rounds))
         teardown_seconds = 0.0
-        # In turns from the start: a process tends to get the memory pages that the last one of its turn gave back.
+        others: dict[Side, float] = {}
+        why = ""
         self._start(order)
         try:
             opened = {side: side.open(case, self.core, seed) for side in order}
@@ -224,10 +236,19 @@ class Lockstep:
             if not done:
                 raise CaseEnded("timeout", f"neither side ends a call within {case.timeout:g} s")
             if len(done) == 2:
-                if not raw.rounds:
-                    self._plans[case.name] = self._plan(case, opened, done, pairs, seed)
-                taken = self._pairs(case, order, done, self._plans[case.name], seed)
+                facts = Facts.of(opened[self.head])
+                try:
+                    if not raw.rounds:
+                        self._plans[case.name] = self._plan(case, facts, done, pairs, seed)
+                    plan = self._plans[case.name]
+                    taken = self._pairs(case, order, done, plan, seed)
+                except CaseEnded as error:
+                    if error.status == "failed":  # though its first call ended well
+                        raise Worn(str(error)) from error
+                    raise
+                self._refuse_worn(taken)
                 teardown_seconds, status, detail = case.timeout, raw.status, raw.detail
+                others, why = self._otherwise(case, facts, plan, done, seed)
             else:
                 late = next(side for side in self.sides if side not in done)
                 if late.close() < BUSY_SHARE * case.timeout:
@@ -237,61 +258,117 @@ class Lockstep:
         finally:
             for side in self.sides:
                 side.close(teardown_seconds)
+        return replace(
+            raw,
+            mode=str(opened[self.head]["mode"]),
+            why=why or raw.why,
+            status=status,
+            detail=detail,
+            number=self._plans[case.name].number if len(done) == 2 else 1,
+            rounds=(*raw.rounds, self._seen(taken, opened, session, others)),
+        )
+
+    def _singly(self, case: Case, plan: Plan, pairs: int, raw: RawCase, session: int) -> RawCase:
+        """One round in which each call has a process of its own."""
+        seed, order = self.seed + 1000 * len(raw.rounds), self._order(case, len(raw.rounds))
+        taken: dict[Side, list[Sample]] = {side: [] for side in self.sides}
+        opened: dict[Side, dict[str, Any]] = {}
+        self._start(order)
+        for pair in range(pairs):
+            started = time.monotonic()
+            for side in order if pair % 2 == 0 else order[::-1]:
+                try:
+                    opened[side] = side.open(case, self.core, seed + pair)
+                    taken[side].append(self._again(side, 1, seed + pair, case.timeout))
+                finally:
+                    side.close()
+            if (time.monotonic() - started) * (pair + 2) > sampling.ROUND_S:
+                break
+        seen = self._seen(taken, opened, session, {})
+        return replace(raw, mode="single", why=plan.why, number=1, rounds=(*raw.rounds, seen))
+
+    def _seen(
+        self,
+        taken: dict[Side, list[Sample]],
+        opened: dict[Side, dict[str, Any]],
+        session: int,
+        others: dict[Side, float],
+    ) -> Round:
         base, head = (taken.get(side, []) for side in self.sides)
-        measured = Round(
+        return Round(
             base_cpu=tuple(sample.cpu for sample in base),
             base_wall=tuple(sample.wall for sample in base),
             head_cpu=tuple(sample.cpu for sample in head),
             head_wall=tuple(sample.wall for sample in head),
             base_file=_files(opened[self.base]),
             head_file=_files(opened[self.head]),
-        )
-        return replace(
-            raw,
-            mode=str(opened[self.head]["mode"]),
-            status=status,
-            detail=detail,
-            number=self._plans[case.name].number if len(done) == 2 else 1,
-            rounds=(*raw.rounds, measured),
+            session=session,
+            hash_seed=self.base.hash_seed,
+            at=round(time.monotonic() - self._started, 1),
+            base_other=others.get(self.base),
+            head_other=others.get(self.head),
         )
 
-    def _plan(
-        self, case: Case, opened: dict[Side, dict[str, Any]], first: dict[Side, Sample], pairs: int, seed: int
-    ) -> Plan:
-        """Choose the calls in a sample by the slower side, growing them from the first call of each."""
-        answer = opened[self.head]
-        fixed = int(answer["number"]) if answer["mode"] == "steady" else 0
-        calls: dict[Side, tuple[float, float]] = {}
+    def _plan(self, case: Case, facts: Facts, first: dict[Side, Sample], pairs: int, seed: int) -> Plan:
+        """Grow the calls in a sample from the first call of each side until they tell what one takes."""
+        calls = []
         for side in self.sides:
             sample, count, repeated = first[side], 1, False
             while True:
                 # Set-ups between calls cost time too, and must not make a sample endless.
                 seconds = max(sample.wall, sample.spent / SETUP_SHARE) / count
-                wanted = fixed or math.ceil(SAMPLE_S / seconds)
-                calls[side] = (seconds, sample.spent / count)
+                wanted = facts.fixed or math.ceil(facts.sample_s / seconds)
+                calls_in = (seconds, sample.spent / count)
                 # The very first call may fill caches: it alone says little, unless it already took long.
                 if sample.spent > COLD_S or (repeated and 2 * count >= wanted):
                     break
                 count, repeated = min(wanted, 10 * count), True
                 sample = self._again(side, count, seed, case.timeout * 2)
-        number = fixed or math.ceil(SAMPLE_S / max(seconds for seconds, _ in calls.values()))
-        pair_seconds = number * sum(spent for _, spent in calls.values())
-        slow = number == 1 and max(spent for _, spent in calls.values()) >= SLOW_S
-        return Plan(number, max(1, min(pairs, int(ROUND_S / pair_seconds))), slow, pair_seconds)
+            calls.append(calls_in)
+        return sampling.plan(facts, calls, pairs)
 
     def _pairs(
         self, case: Case, order: Sequence[Side], first: dict[Side, Sample], plan: Plan, seed: int
     ) -> dict[Side, list[Sample]]:
         """Alternate samples, the order flipped from pair to pair so that a drift of the machine cancels."""
         limit = case.timeout + 10 * plan.pair_seconds
-        if not plan.slow:
+        for _ in range(0 if plan.slow else plan.warm_ups):
             for side in order:
-                self._again(side, plan.number, seed, limit)  # warming up
+                self._again(side, plan.number, seed, limit)
         taken = {side: [first[side]] if plan.slow else [] for side in order}
         for pair in range(1 if plan.slow else 0, plan.pairs):
             for side in order if pair % 2 == 0 else order[::-1]:
                 taken[side].append(self._again(side, plan.number, seed + 1 + pair, limit))
         return taken
+
+    @staticmethod
+    def _refuse_worn(taken: dict[Side, list[Sample]]) -> None:
+        for side, samples in taken.items():
+            ratio = sampling.drift([sample.cpu for sample in samples])
+            if ratio != 1.0:
+                raise Worn(f"{side.name}: its calls take {ratio:.1f} times as long at the end of a round")
+
+    def _otherwise(
+        self, case: Case, facts: Facts, plan: Plan, first: dict[Side, Sample], seed: int
+    ) -> tuple[dict[Side, float], str]:
+        """CPU seconds of one call timed the other way, and what is to be said of it.
+
+        It comes last in a round: a loop without set-ups between its calls may break the case.
+        """
+        if case.kind == "timeraw" or plan.slow:
+            return {}, ""
+        if facts.mode == "steady":
+            return {side: sample.cpu for side, sample in first.items()}, ""
+        found = {}
+        for side in self.sides:
+            try:
+                sample = side.sample(plan.number, seed, case.timeout + 10 * plan.pair_seconds, "steady")
+            except CaseEnded as error:
+                return {}, f"no loop without set-ups between the calls: {error}"
+            if sample is None:
+                return {}, "a loop without set-ups between the calls does not end"
+            found[side] = sample.cpu / plan.number
+        return found, ""
 
     @staticmethod
     def _again(side: Side, number: int, seed: int, limit: float) -> Sample:

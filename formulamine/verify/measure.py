@@ -1,7 +1,8 @@
 """The step of `speedup_measurements`: measure a built pull request and write down what came out.
 
 Here belongs what stands between a row and the protocol: building what is missing, starting both sides in the sandbox,
-one measurement at a time on a machine, the record. How a speedup is measured and judged is the protocol's matter.
+one measurement at a time on a machine that is quiet enough, the tests of what got faster, the record. How a speedup is
+measured and judged is the protocol's matter, and whether a change breaks tests that of `correctness` and `outcomes`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import platform
+import statistics as numbers
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -21,28 +24,37 @@ from formulamine.build.backend import Backend
 from formulamine.build.pair import Pair, Side
 from formulamine.build.reasons import BuildFailed
 from formulamine.build.recipe import Recipe
-from formulamine.items import Cancelled, Done, Failed, Outcome, Rejected
+from formulamine.items import Cancelled, Deferred, Done, Failed, Outcome, Rejected
 from formulamine.services.docker_engine import EngineError
 from formulamine.services.resolver import IndexUnreachable
 from formulamine.services.sandbox import ChoosesSandbox, NoSandbox, Running, Sandbox
 from formulamine.services.store import Blobs, waiting
-from formulamine.settings import MeasureSettings
-from formulamine.tables import BenchmarkResult, Record, SpeedupMeasurement
-from formulamine.verify import protocol
+from formulamine.settings import LoadSettings, MeasureSettings
+from formulamine.tables import BenchmarkResult, FileChange, Record, SpeedupMeasurement
+from formulamine.verify import protocol, statistics
+from formulamine.verify.correctness import run_tests
+from formulamine.verify.lockstep import Lockstep
+from formulamine.verify.machine import Quiet, kernel, machine_class
+from formulamine.verify.outcomes import RawTests, judge, shown
+from formulamine.verify.returned import Returned, call_once, from_json, to_json
 from formulamine.verify.side import HARNESS, HarnessConfig, Launch, Limits
 from formulamine.verify.side import Cancelled as MeasurementCancelled
 
 PROGRESS_EVERY_S = 20.0
+RETURNED_MOST = 10  # confirmed cases that are called once more for what they give back
+LOADED_FOR = timedelta(minutes=30)  # until a machine that stayed too busy is asked again
 
 _log = logging.getLogger(__name__)
 
 
 class MeasureReason(StrEnum):
-    """Verdicts other than faster, and why there is none."""
+    """Verdicts other than faster, a faster one that breaks tests, and why there is none."""
 
     NOT_FASTER = "not_faster"
     SLOWER = "slower"
     UNDECIDED = "undecided"
+    TESTS_BROKEN = "tests_broken"
+    LOADED = "loaded"
     BUILD_LOST = "build_lost"
     INDEX_UNREACHABLE = "index_unreachable"
     NO_SANDBOX = "no_sandbox"
@@ -56,38 +68,36 @@ class MeasureInput(Record):
     url: str
     recipe_hash: str
     import_names: list[str]
+    files: list[FileChange]
     base_sha: str
     merge_sha: str
     backend: str
 
 
 class RawBlob(Record):
-    """All that a measurement saw: samples and those of its A/A control, as `protocol.RawMeasurement` writes them."""
+    """All that a measurement saw.
+
+    `measurement` and `control` are samples as `protocol.RawMeasurement` writes them; `tests` is JSON of
+    `outcomes.RawTests`, and `returned` of `returned.Returned`, both empty where nothing got faster.
+    """
 
     pr_id: str
     recipe_hash: str
     backend: str
     environment_differs: bool
     machine: str
+    kernel: str
     load_before: float
     load_after: float
     limits: list[str]
     measurement: str
     control: str
+    tests: str = ""
+    returned: str = ""
 
     def to_blob(self) -> bytes:
         """Bytes whose hash names the measurement."""
         return self.model_dump_json().encode()
-
-
-def machine_class() -> str:
-    """CPU model and cores: what a measurement depends on and does not travel with."""
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 @dataclass
@@ -100,6 +110,10 @@ class MeasureStep:
     settings: MeasureSettings
     lock: Path
     cancelled: threading.Event
+    load: LoadSettings = field(default_factory=LoadSettings)
+
+    def __post_init__(self) -> None:
+        self._quiet = Quiet(self.load, self.cancelled)
 
     def __call__(self, item: MeasureInput) -> Outcome:
         """Measure one pull request."""
@@ -111,6 +125,8 @@ class MeasureStep:
         try:
             pair = self.backend.pair(recipe, item.url, sandbox, item.pr_id)
             with waiting(self.lock, self.cancelled):
+                if too_busy := self._quiet.wait(item.pr_id):
+                    return Deferred(datetime.now(UTC) + LOADED_FOR, MeasureReason.LOADED, too_busy)
                 return self._measure(item, pair, sandbox())
         except BuildFailed as error:  # the trees are a cache; making one again should not fail where it once did not
             return Failed(MeasureReason.BUILD_LOST, f"{error.reason}: {error}", infrastructure=True)
@@ -128,18 +144,10 @@ class MeasureStep:
         seed = int(hashlib.sha256(item.pr_id.encode()).hexdigest()[:8], 16)
         limits = Limits(call_seconds=self.settings.benchmark_timeout_s, total_seconds=self.settings.measure_timeout_s)
         load_before = os.getloadavg()[0]
-
-        last_said = time.monotonic()
-
-        def progress(stage: str, done: int, total: int) -> None:
-            nonlocal last_said
-            if time.monotonic() - last_said > PROGRESS_EVERY_S:
-                last_said = time.monotonic()
-                _log.info("%s: %s %d/%d", item.pr_id, stage, done, total)
-
+        progress = _progress(item.pr_id)
         try:
-            base = self._launch(pair, pair.base, item, seed, sandbox, running)
-            head = self._launch(pair, pair.head, item, seed, sandbox, running)
+            base = self.launch(pair, pair.base, item, seed, sandbox, running)
+            head = self.launch(pair, pair.head, item, seed, sandbox, running)
             thresholds = (self.settings.min_speedup, self.settings.min_lower_bound)
             measured = protocol.measure(
                 base, head, limits=limits, min_speedup=thresholds[0], min_lower_bound=thresholds[1],
@@ -149,6 +157,11 @@ class MeasureStep:
                 base, cases=self.settings.control_cases, limits=limits, min_speedup=thresholds[0],
                 min_lower_bound=thresholds[1], cancelled=self.cancelled, progress=progress, seed=seed,
             )  # fmt: skip
+            confirmed = [one.benchmark for one in measured.results if one.decision == "faster"]
+            returned: list[Returned] = []
+            if measured.verdict.verdict == "faster":
+                with Lockstep(base, head, limits, self.cancelled, seed) as lockstep:
+                    returned = call_once(lockstep, confirmed[:RETURNED_MOST])
         finally:
             for one in running:
                 one.close()
@@ -158,24 +171,39 @@ class MeasureStep:
             backend=item.backend,
             environment_differs=bool(pair.recipe.pins_base),
             machine=machine_class(),
+            kernel=kernel(),
             load_before=load_before,
             load_after=os.getloadavg()[0],
             limits=sandbox.limits,
             measurement=measured.raw.to_json(),
             control=control.raw.to_json(),
         )
+        verdict = measured.verdict
+        if verdict.verdict == "faster":  # tests take time, and nothing else goes on
+            changed = [one.path for one in item.files]
+            tools = self.backend.test_tools(pair.recipe.python_version, lambda: sandbox)
+            tests = run_tests(pair, tools, changed, sandbox, self.settings, self.cancelled, progress)
+            raw = raw.model_copy(update={"tests": tests.model_dump_json(), "returned": to_json(returned)})
         self.blobs.put(raw.to_blob())
         record = record_of(raw, self.settings)
+        if record.tests_broken:
+            return Rejected(MeasureReason.TESTS_BROKEN, ", ".join(record.tests_broken), record)
         if record.verdict == "faster":
             return Done(record)
-        verdict = measured.verdict
         why = "; ".join(part for part in (verdict.reason, measured.raw.detail) if part)
         return Rejected(MeasureReason(record.verdict), why, record)
 
-    def _launch(
-        self, pair: Pair, side: Side, item: MeasureInput, seed: int, sandbox: Sandbox, running: list[Running]
+    def launch(
+        self,
+        pair: Pair,
+        side: Side,
+        item: MeasureInput,
+        seed: int,
+        sandbox: Sandbox,
+        running: list[Running],
+        extra_turns: Mapping[str, float] | None = None,
     ) -> Launch:
-        """How the protocol starts a side, as often as it needs to."""
+        """How the protocol starts a side, as often as it needs to; the caller closes what is `running`."""
         config = HarnessConfig(
             suite_parent=side.seen.suite_parent,
             suite=pair.suite,
@@ -183,6 +211,7 @@ class MeasureStep:
             tools=side.seen.tools,
             import_names=tuple(item.import_names),
             seed=seed,
+            extra_turns=extra_turns or {},
         )
         command = pair.command(side, HARNESS, config.arguments(), self.settings.measure_memory_mb)
 
@@ -196,6 +225,19 @@ class MeasureStep:
         return launch
 
 
+def _progress(pr_id: str) -> Callable[[str, int, int], None]:
+    """Tells how far a measurement is, now and then."""
+    last_said = time.monotonic()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        nonlocal last_said
+        if time.monotonic() - last_said > PROGRESS_EVERY_S:
+            last_said = time.monotonic()
+            _log.info("%s: %s %d/%d", pr_id, stage, done, total)
+
+    return progress
+
+
 def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
     """What raw samples say, by the protocol alone: the step and the release's gate both ask here.
 
@@ -203,8 +245,9 @@ def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
         ValueError, TypeError, KeyError: these are no raw samples.
     """
     thresholds = (settings.min_speedup, settings.min_lower_bound)
-    verdict = protocol.decide(protocol.RawMeasurement.from_json(raw.measurement), *thresholds)
-    control = protocol.decide(protocol.RawMeasurement.from_json(raw.control), *thresholds)
+    samples = protocol.RawMeasurement.from_json(raw.measurement), protocol.RawMeasurement.from_json(raw.control)
+    verdict, control = (protocol.decide(one, *thresholds) for one in samples)
+    tests = judge(RawTests.model_validate_json(raw.tests)) if raw.tests else None
     results = [BenchmarkResult.model_validate(vars(one)) for one in (*verdict.results, *control.results)]
     controls = [one for one in control.results if one.rounds]
     return SpeedupMeasurement(
@@ -219,14 +262,33 @@ def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
         confirmed=verdict.confirmed,
         controls=len(controls),
         controls_passed=sum(one.decision in ("faster", "slower") for one in controls),
-        tests_before=None,
-        tests_after=None,
+        tests_before=tests and tests.before,
+        tests_after=tests and tests.after,
+        tests_broken=shown(tests.broken) if tests else [],
+        tests_gone=shown(tests.gone) if tests else [],
+        tests_flaky=shown(tests.flaky) if tests else [],
+        test_files=tests.files if tests else [],
+        test_files_left_out=tests.left_out if tests else 0,
+        returns_differ=[one.benchmark for one in from_json(raw.returned) if one.differs] if raw.returned else [],
         environment_differs=raw.environment_differs,
         recipe_hash=raw.recipe_hash,
         raw_sha256=hashlib.sha256(raw.to_blob()).hexdigest(),
         machine=raw.machine,
+        kernel=raw.kernel,
+        measured_on=raw.backend,
+        spread=_spread(*samples),
         load_before=raw.load_before,
         load_after=raw.load_after,
         limits=raw.limits,
         results=results,
     )
+
+
+def _spread(*samples: protocol.RawMeasurement) -> float | None:
+    """Standard deviation of a round's log ratio: the median over cases that were measured in several fresh rounds."""
+    spreads = []
+    for case in (case for one in samples for case in one.cases if case.stage != "screen" and case.status == "ok"):
+        rounds = [statistics.paired_difference(of.base_cpu, of.head_cpu) for of in case.rounds]
+        if len(rounds) > 1:
+            spreads.append(numbers.stdev(rounds))
+    return numbers.median(spreads) if spreads else None

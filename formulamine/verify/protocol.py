@@ -10,20 +10,19 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from formulamine.verify import statistics
-from formulamine.verify.lockstep import Lockstep, load_note
+from formulamine.verify.lockstep import Lockstep, Suite, load_note
+from formulamine.verify.raw import VERSION, RawMeasurement, RawValue
 from formulamine.verify.side import Case, Launch, Limits, SideBroken
 from formulamine.verify.verdict import (
     BOTH,
     MIN_LOWER_BOUND,
     MIN_SPEEDUP,
     OUT_OF_TIME,
-    VERSION,
     BenchmarkResult,
-    RawMeasurement,
     Verdict,
     decide,
     kept_by_screen,
@@ -73,6 +72,7 @@ def measure(
     cancelled: threading.Event | None = None,
     progress: Progress | None = None,
     seed: int = 0,
+    only: Collection[str] | None = None,
 ) -> Measurement:
     """Measure whether `head` is faster than `base`.
 
@@ -85,11 +85,12 @@ def measure(
         cancelled: Set by another thread to end within seconds.
         progress: Told of each case that is done.
         seed: Of the suite's random numbers, alike on both sides.
+        only: Names of the cases to measure; None for all.
 
     Raises:
         Cancelled: `cancelled` was set; no process is left.
     """
-    run = _Run(limits, min_speedup, min_lower_bound, progress)
+    run = _Run(limits, min_speedup, min_lower_bound, progress, only)
     with Lockstep(base, head, limits, cancelled or threading.Event(), seed) as lockstep:
         return run.finish(lambda: run.screen_and_confirm(lockstep))
 
@@ -131,9 +132,16 @@ def control(
 class _Run:
     """One measurement under way: its time, its thresholds, and the raw data so far."""
 
-    def __init__(self, limits: Limits, min_speedup: float, min_lower_bound: float, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        min_speedup: float,
+        min_lower_bound: float,
+        progress: Progress | None,
+        only: Collection[str] | None = None,
+    ) -> None:
         self.limits, self.min_speedup, self.min_lower_bound = limits, min_speedup, min_lower_bound
-        self.progress = progress
+        self.progress, self.only = progress, only
         self.started = time.monotonic()
         self.load = load_note()
         self.raw = RawMeasurement()
@@ -147,27 +155,42 @@ class _Run:
         verdict = decide(self.raw, self.min_speedup, self.min_lower_bound)
         return Measurement(verdict, self.raw, self.elapsed())
 
-    def discover(self, lockstep: Lockstep) -> tuple[Case, ...]:
+    def discover(self, lockstep: Lockstep) -> Suite:
         suite = lockstep.discover()
-        self.raw = replace(self.raw, one_sided=suite.one_sided, other=suite.other, problems=suite.problems)
-        return suite.cases
+        if self.only is not None:
+            cases, others = (tuple(case for case in of if case.name in self.only) for of in (suite.cases, suite.others))
+            suite = replace(suite, cases=cases, others=others)
+        self.raw = replace(self.raw, one_sided=suite.one_sided, problems=suite.problems)
+        return suite
 
     def screen_and_confirm(self, lockstep: Lockstep) -> None:
-        """Screen every case, and confirm the extremes."""
-        cases = self.discover(lockstep)
-        for index, case in enumerate(cases):
-            raw = lockstep.begin(case, "screen")
-            while raw.status == "ok" and len(raw.rounds) < statistics.SCREEN_ROUNDS:
-                if self.elapsed() > self.limits.total_seconds * SCREEN_SHARE:
-                    raw = replace(raw, status="failed", detail=OUT_OF_TIME)
-                else:
-                    raw = lockstep.advance(case, raw, statistics.SCREEN_PAIRS)
-            self.raw = replace(self.raw, cases=(*self.raw.cases, raw))
-            self.report("screen", index + 1, len(cases))
+        """Screen every case, confirm the extremes, and ask the kinds that decide nothing for their numbers."""
+        suite = self.discover(lockstep)
+        self._screen(lockstep, suite.cases)
         directions = kept_by_screen(self.raw.cases)
-        self._confirm(
-            lockstep, [(case, (directions[case.name],)) for case in cases if case.name in directions], "confirm"
-        )
+        kept = [(case, (directions[case.name],)) for case in suite.cases if case.name in directions]
+        self._confirm(lockstep, kept, "confirm")
+        for case in suite.others:
+            late = self.elapsed() > self.limits.total_seconds
+            value = RawValue(case.name, case.kind, "", "failed", OUT_OF_TIME) if late else lockstep.values(case)
+            self.raw = replace(self.raw, values=(*self.raw.values, value))
+
+    def _screen(self, lockstep: Lockstep, cases: Sequence[Case]) -> None:
+        """Take a round of each case, and then one more in fresh processes."""
+        rounds = {case.name: lockstep.begin(case, "screen") for case in cases}
+        try:
+            for index in range(statistics.SCREEN_ROUNDS):
+                if index:
+                    lockstep.renew()
+                for number, case in enumerate(cases):
+                    raw = rounds[case.name]
+                    if raw.status == "ok" and self.elapsed() > self.limits.total_seconds * SCREEN_SHARE:
+                        rounds[case.name] = replace(raw, status="failed", detail=OUT_OF_TIME)
+                    elif raw.status == "ok":
+                        rounds[case.name] = lockstep.advance(case, raw, statistics.SCREEN_PAIRS)
+                    self.report("screen", index * len(cases) + number + 1, statistics.SCREEN_ROUNDS * len(cases))
+        finally:
+            self.raw = replace(self.raw, cases=(*self.raw.cases, *rounds.values()))
 
     def confirm_sample(self, lockstep: Lockstep, count: int, seed: int) -> None:
         """Confirm cases chosen by a hash, in both directions."""
@@ -175,26 +198,39 @@ class _Run:
         def rank(case: Case) -> str:
             return hashlib.sha256(f"{seed}:{case.name}".encode()).hexdigest()
 
-        self._confirm(lockstep, [(case, BOTH) for case in sorted(self.discover(lockstep), key=rank)[:count]], "control")
+        self._confirm(
+            lockstep, [(case, BOTH) for case in sorted(self.discover(lockstep).cases, key=rank)[:count]], "control"
+        )
 
     def _confirm(self, lockstep: Lockstep, kept: Sequence[tuple[Case, Sequence[str]]], stage: str) -> None:
-        """Take round after round of all that is open, each in fresh processes, until every case is settled."""
+        """Take round after round of all that is open, each in fresh processes, until every case is settled.
+
+        What has been confirmed waits until the others are settled, and is then confirmed again.
+        """
         rounds = {case.name: lockstep.begin(case, stage) for case, _ in kept}
         spent = dict.fromkeys(rounds, 0.0)
+        settled = 0
         waiting = list(kept)
         try:
-            while waiting:
-                lockstep.renew()
-                for case, directions in list(waiting):
-                    started = self.elapsed()
-                    raw = lockstep.advance(case, rounds[case.name], statistics.CONFIRM_PAIRS)
-                    spent[case.name] += self.elapsed() - started
-                    outcome = settle(raw, len(kept), directions, self.min_speedup, self.min_lower_bound)
-                    late = self._late(spent[case.name]) if outcome.decision == "open" else ""
-                    rounds[case.name] = replace(raw, detail=late) if late else raw
-                    if late or outcome.decision != "open":
-                        waiting.remove((case, directions))
-                        self.report(stage, len(kept) - len(waiting), len(kept))
+            for session, going_on in ((1, "open"), (2, "again")):
+                later = []
+                while waiting:
+                    lockstep.renew()
+                    for case, directions in list(waiting):
+                        started = self.elapsed()
+                        raw = lockstep.advance(case, rounds[case.name], statistics.CONFIRM_PAIRS, session)
+                        spent[case.name] += self.elapsed() - started
+                        decision = settle(raw, len(kept), directions, self.min_speedup, self.min_lower_bound).decision
+                        late = self._late(spent[case.name]) if decision in ("open", "again") else ""
+                        rounds[case.name] = replace(raw, detail=late) if late else raw
+                        if late or decision != going_on:
+                            waiting.remove((case, directions))
+                            if decision == "again" and not late:
+                                later.append((case, directions))
+                            else:
+                                settled += 1
+                                self.report(stage, settled, len(kept))
+                waiting = later
         finally:
             self.raw = replace(self.raw, cases=(*self.raw.cases, *rounds.values()))
 

@@ -14,16 +14,16 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-HARNESS = Path(__file__).with_name("harness.py")
-"""The file that `Launch` runs; it is copied or bound into the sandbox, and needs nothing of this package there."""
+HARNESS = Path(__file__).with_name("harness")
+"""The folder that `Launch` runs; it is copied or bound into the sandbox, and needs nothing of this package there."""
 
 Launch = Callable[[], "subprocess.Popen[bytes]"]
-"""Starts a side: `python -B harness.py`, with `HarnessConfig.arguments`, in its sandbox, with binary pipes as standard
+"""Starts a side: `python -B HARNESS`, with `HarnessConfig.arguments`, in its sandbox, with binary pipes as standard
 input and output.
 
 Standard error goes to a file or nowhere, since nobody reads a pipe. A cancelled measurement kills this process; what
@@ -75,9 +75,11 @@ class HarnessConfig:
     tools: str
     import_names: tuple[str, ...]
     seed: int = 0
+    extra_turns: Mapping[str, float] = field(default_factory=dict)
+    """By case, how much more work each call of it does: turns of an empty loop. Only a calibration asks for any."""
 
     def arguments(self) -> list[str]:
-        """What follows `python -B harness.py` in the command that starts the side."""
+        """What follows `python -B HARNESS` in the command that starts the side."""
         return [json.dumps(asdict(self))]
 
 
@@ -129,6 +131,8 @@ class Side:
         self._request = 0
         self._deaths = 0
         self._ready = False
+        self.hash_seed = 0
+        """Of the next process, alike on both sides."""
         self.suite = ""
         self._imported: set[str] = set()
         self._caches: set[str] = set()
@@ -145,7 +149,7 @@ class Side:
             self._process, self._buffer, self._ready = self._launch(), b"", False
             self._imported, self._caches = set(), set()
             try:
-                self.send("start")
+                self.send("start", hash_seed=self.hash_seed)
             except SideDied as error:
                 raise SideBroken("harness_failed", str(error)) from error
 
@@ -241,15 +245,24 @@ class Side:
             CaseEnded: It does not get that far.
         """
         self.load(case.module)
-        asked = {"module": case.module, "name": case.benchmark, "seed": seed}
+        asked: dict[str, Any] = {"module": case.module, "name": case.benchmark, "seed": seed}
         if case.cache_key is not None and case.cache_key not in self._caches:
             self._expect(self.ask("cache", case.cache_timeout, **asked), "setup_cache")
             self._caches.add(case.cache_key)
-        return self._expect(self.ask("open", case.timeout, **asked, param_index=case.param_index, core=core), "setup")
+        asked |= {"case": case.name, "param_index": case.param_index, "core": core}
+        return self._expect(self.ask("open", case.timeout, **asked), "setup")
 
-    def sample(self, number: int, seed: int, limit: float) -> Sample | None:
-        """Time `number` calls in the open child; None where they do not end within `limit` seconds."""
-        answer = self.ask("sample", limit, number=number, seed=seed)
+    def sample(self, number: int, seed: int, limit: float, mode: str = "") -> Sample | None:
+        """Time `number` calls in the open child; None where they do not end within `limit` seconds.
+
+        Args:
+            number: Calls in the sample.
+            seed: Of random numbers.
+            limit: Seconds.
+            mode: "steady" for a loop without set-ups, "spin" for turns of the loop in which a calibration counts; else
+                as ASV would call the benchmark.
+        """
+        answer = self.ask("sample", limit, number=number, seed=seed, mode=mode)
         if answer is None:
             return None
         self._expect(answer, "call")
@@ -260,6 +273,26 @@ class Side:
         if not all(math.isfinite(seconds) and seconds > 0 for seconds in (sample.cpu, sample.wall, sample.spent)):
             raise CaseEnded("failed", f"{self.name}: {sample} is no time")
         return sample
+
+    def value(self, seed: int, limit: float) -> float:
+        """What the open case gives, where it is no benchmark of time.
+
+        Raises:
+            CaseEnded: It gives no number.
+        """
+        answer = self._expect(self.ask("value", limit, seed=seed), "call")
+        try:
+            return float(answer["value"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CaseEnded("failed", f"{self.name}: an answer without a number") from error
+
+    def returned(self, seed: int, limit: float) -> Any:
+        """What one call of the open case gives back, as `harness.returned.comparable` writes it.
+
+        Raises:
+            CaseEnded: It does not end well, or not in time.
+        """
+        return self._expect(self.ask("returned", limit, seed=seed), "call").get("returned")
 
     def _expect(self, answer: dict[str, Any] | None, what: str) -> dict[str, Any]:
         if answer is None:

@@ -31,9 +31,17 @@ KEEP_SHARE = 0.04  # of all screened, where that is more
 # A base that does not end within its limit bounds the ratio from below, in wall time. On a loaded machine that bound is
 # loose, so it has to be far from the gate and to come again.
 TIMEOUT_ROUNDS = 3
+TIMEOUT_AGAIN = 1
 TIMEOUT_RATIO = 2.0
-# Ours: CPU and wall estimates further apart than this mean sleep, I/O or threads, and the result says so.
-WALL_DISAGREEMENT = 1.25
+# What was confirmed is confirmed again when all else is settled, in later processes: what a busy neighbour or the state
+# of the machine did to one stretch of time, it hardly does to another. An error here asks for luck twice.
+AGAIN_LOOKS = (4, 8, 12)
+AGAIN_ALPHA = 0.05 / len(AGAIN_LOOKS)
+# CPU and wall time further apart than this, one-sided, mean sleep, I/O, threads or other processes: CPU time does not
+# tell then what a user waits for.
+CLOCK_ALPHA = 0.005
+SCREEN_DISAGREEMENT = 1.25  # two rounds make no interval; the spread of wall time per round is 0.09
+OTHERWISE_ALPHA = 0.025  # each side: that a call timed the other way gives another ratio
 
 
 @dataclass(frozen=True)
@@ -46,18 +54,30 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """What one pair of fresh processes says, by each clock; `session` as in `raw.Round`."""
+
+    cpu: float
+    wall: float
+    session: int = 1
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Where the looks at one benchmark ended.
 
-    `decision` is faster, slower, dropped (it is neither by as much as asked for), unsettled (the last look has passed)
-    or open (more rounds are needed); `rounds` is how many the decision used; `interval` is simultaneous over all kept
-    benchmarks and all looks; `error` says what is wrong with samples that cannot be used.
+    `decision` is faster, slower, dropped (it is neither by as much as asked for), unsettled (the last look has passed),
+    open (more rounds are needed) or again (more rounds of a later session are); `rounds` and `again` are how many of
+    each session the decision used; `interval` is simultaneous over all kept benchmarks and all looks; `clock` is what
+    it goes by; `error` says what is wrong with samples that cannot be used.
     """
 
     decision: str
     rounds: int
     interval: Interval
     error: str = ""
+    again: int = 0
+    clock: str = "cpu"
 
 
 def paired_difference(base: Sequence[float], head: Sequence[float]) -> float:
@@ -105,51 +125,106 @@ def keep(estimates: Mapping[str, float]) -> tuple[tuple[str, ...], tuple[str, ..
     return tuple(name for _, name in sorted(faster)[:most]), tuple(name for _, name in sorted(slower)[:most])
 
 
+def clock_of(differences: Sequence[Difference]) -> str:
+    """By which clock the verdict goes: "cpu", which is less noisy, unless "wall" disagrees beyond its own error."""
+    apart = interval([of.wall - of.cpu for of in differences], CLOCK_ALPHA)
+    return "wall" if apart.low > 0 or apart.high < 0 else "cpu"
+
+
+def screened(differences: Sequence[Difference]) -> float:
+    """The estimate by which the screen ranks a benchmark."""
+    cpu = statistics.median(of.cpu for of in differences)
+    wall = statistics.median(of.wall for of in differences)
+    return wall if abs(wall - cpu) > math.log(SCREEN_DISAGREEMENT) else cpu
+
+
 def settle(
-    differences: Sequence[float], kept: int, directions: Sequence[str], min_speedup: float, min_lower_bound: float
+    differences: Sequence[Difference],
+    kept: int,
+    directions: Sequence[str],
+    min_speedup: float,
+    min_lower_bound: float,
 ) -> Outcome:
     """Look at the rounds of one benchmark as they come, and stop at the first look that decides.
 
+    The unit is the pair of processes, not the sample. What a first session finds, a later one has to find again by
+    itself, and both together have to hold it at the error of the whole measurement.
+
     Args:
-        differences: One per round, in the order measured.
+        differences: One per pair of processes, in the order measured.
         kept: How many benchmarks are confirmed in this measurement, over which the error is spent.
         directions: What it may turn out to be: "faster", "slower" or both.
         min_speedup: What the estimate must reach, as a ratio.
         min_lower_bound: What the interval's nearer bound must reach, as a ratio.
     """
-    alpha = ALPHA / (max(kept, 1) * len(LOOKS))
+    alpha = ALPHA / (max(kept, 1) * (len(LOOKS) + len(AGAIN_LOOKS)))
+    speedup, bound = math.log(min_speedup), math.log(min_lower_bound)
+    first = [of for of in differences if of.session == 1]
+    later = [of for of in differences if of.session == 2]
+    found = _Look([], alpha, DROP_ALPHA)
     for look in LOOKS:
-        if look > len(differences):
-            return Outcome("open", len(differences), interval(differences, alpha) if differences else NOTHING)
-        seen = differences[:look]
-        found = interval(seen, alpha)
-        loose = interval(seen, DROP_ALPHA)
-        hopeless = []
-        for direction in directions:
-            sign = 1 if direction == "faster" else -1
-            nearer, farther = (found.low, loose.high) if sign > 0 else (-found.high, -loose.low)
-            if nearer >= math.log(min_lower_bound) and sign * found.estimate >= math.log(min_speedup):
-                return Outcome(direction, look, found)
-            hopeless.append(farther < math.log(min_speedup))
-        if all(hopeless):
-            return Outcome("dropped", look, found)
-    return Outcome("unsettled", LOOKS[-1], found)
+        if look > len(first):
+            found = _Look(first, alpha, DROP_ALPHA)
+            return Outcome("open", len(first), found.interval, clock=found.clock)
+        found = _Look(first[:look], alpha, DROP_ALPHA)
+        direction = next((one for one in directions if found.reaches(one, bound, speedup)), "")
+        if direction:
+            break
+        if not any(found.allows(one, speedup) for one in directions):
+            return Outcome("dropped", look, found.interval, clock=found.clock)
+    else:
+        return Outcome("unsettled", LOOKS[-1], found.interval, clock=found.clock)
+    rounds = look
+    for look in AGAIN_LOOKS:
+        if look > len(later):
+            return Outcome("again", rounds, found.interval, clock=found.clock)
+        found = _Look(first[:rounds] + later[:look], alpha, DROP_ALPHA)
+        alone = _Look(later[:look], AGAIN_ALPHA, DROP_ALPHA, found.clock)
+        if found.reaches(direction, bound, speedup) and alone.reaches(direction, bound, speedup):
+            return Outcome(direction, rounds, found.interval, again=look, clock=found.clock)
+        if not alone.allows(direction, speedup):
+            return Outcome("dropped", rounds, found.interval, again=look, clock=found.clock)
+    return Outcome("unsettled", rounds, found.interval, again=look, clock=found.clock)
 
 
-def settle_timeouts(ratios: Sequence[float], direction: str, min_speedup: float) -> Outcome:
+class _Look:
+    """What some rounds allow to say: an interval to claim by, and a looser one to give up by."""
+
+    def __init__(self, seen: Sequence[Difference], alpha: float, drop_alpha: float, clock: str = "") -> None:
+        self.clock = clock or (clock_of(seen) if seen else "cpu")
+        values = [of.wall if self.clock == "wall" else of.cpu for of in seen]
+        self.interval = interval(values, alpha) if seen else NOTHING
+        self.loose = interval(values, drop_alpha) if seen else NOTHING
+
+    def reaches(self, direction: str, bound: float, speedup: float) -> bool:
+        """Whether the nearer bound and the estimate both reach what is asked for."""
+        found = self.interval
+        if direction == "faster":
+            return found.low >= bound and found.estimate >= speedup
+        return -found.high >= bound and -found.estimate >= speedup
+
+    def allows(self, direction: str, speedup: float) -> bool:
+        """Whether it may still be as much as asked for."""
+        return (self.loose.high if direction == "faster" else -self.loose.low) >= speedup
+
+
+def settle_timeouts(ratios: Sequence[float], later: int, direction: str, min_speedup: float) -> Outcome:
     """Settle a benchmark of which one side did not end in time, from one bound of the ratio per round.
 
     Args:
         ratios: In each round, the limit over the other side's wall seconds: the ratio is at least that.
+        later: How many of these rounds, the last ones, are of a later session.
         direction: "faster" where base did not end, "slower" where head did not.
         min_speedup: What the bound must reach, as a ratio.
     """
     least = math.log(min(ratios))
     sign = 1 if direction == "faster" else -1
     bounds = Interval(least, least, math.inf) if sign > 0 else Interval(-least, -math.inf, -least)
+    rounds = len(ratios) - later
     if min(ratios) < max(TIMEOUT_RATIO, min_speedup):
-        return Outcome("unsettled", len(ratios), bounds)
-    return Outcome(direction if len(ratios) >= TIMEOUT_ROUNDS else "open", len(ratios), bounds)
+        return Outcome("unsettled", rounds, bounds, again=later, clock="wall")
+    decision = direction if later >= TIMEOUT_AGAIN else "again"
+    return Outcome(decision if rounds >= TIMEOUT_ROUNDS else "open", rounds, bounds, again=later, clock="wall")
 
 
 NOTHING = Interval(0.0, -math.inf, math.inf)  # no rounds, nothing known

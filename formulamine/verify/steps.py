@@ -8,10 +8,16 @@ from formulamine.build.steps import backend_of
 from formulamine.items import Step
 from formulamine.services.container import Services
 from formulamine.verify import protocol
-from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, machine_class
+from formulamine.verify.machine import machine_class
+from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep
 
-SPEEDUP_MEASUREMENTS_VERSION = "2"
+SPEEDUP_MEASUREMENTS_VERSION = "4"
 MODULES = "formulamine.verify."
+SOURCES = (
+    "measure", "protocol", "lockstep", "sampling", "side", "statistics", "verdict", "raw", "harness.__main__",
+    "harness.zygote", "harness.child", "harness.timing", "harness.foreign", "harness.returned", "returned", "affected",
+    "correctness", "outcomes", "pytest_runner",
+)  # fmt: skip
 
 
 def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
@@ -23,17 +29,16 @@ def speedup_measurements_step(services: Services) -> Step[MeasureInput]:
         settings=services.settings.measure,
         lock=services.settings.home / "locks" / "measuring.lock",
         cancelled=services.cancelled,
+        load=services.settings.load,
     )
     return Step(
         asset="speedup_measurements",
         version=SPEEDUP_MEASUREMENTS_VERSION,
         reads=MeasureInput,
-        hints=("url",),
+        hints=("url", "files"),
         run=run,
         reasons=MeasureReason,
-        sources=tuple(
-            MODULES + name for name in ("measure", "protocol", "lockstep", "side", "statistics", "harness")
-        ),
+        sources=tuple(MODULES + name for name in SOURCES),
         settings=(services.settings.measure,),
         outside={"machine": machine_class(), "protocol": protocol.VERSION},
         workers=1,  # one measurement at a time on a machine; the lock says so to other runs

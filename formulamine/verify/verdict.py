@@ -1,83 +1,42 @@
 """The verdict: what the raw samples of a measurement say, as a pure function of them.
 
-Here belong the raw data as they are stored, the rows for people, and the rules from one to the other; whoever has the
-raw data can recompute every row and the verdict. Not here: taking samples (`protocol`, `lockstep`) and the arithmetic
-of estimates (`statistics`).
+Here belong the rows for people, and the rules from raw data (`raw`) to them; whoever has the raw data can recompute
+every row and the verdict. Not here: taking samples (`protocol`, `lockstep`) and the arithmetic of estimates
+(`statistics`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import statistics as numbers
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from formulamine.verify import statistics
-from formulamine.verify.lockstep import ModuleProblem, RawCase, Round
-from formulamine.verify.statistics import Outcome
-
-VERSION = "2"
-"""Changes with anything that may change a verdict; it belongs in the fingerprint of whoever measures."""
+from formulamine.verify.raw import RawCase, RawMeasurement, RawValue, Round
+from formulamine.verify.statistics import Difference, Outcome
 
 MIN_SPEEDUP = 1.05
 MIN_LOWER_BOUND = 1.02
 SCREEN_ALPHA = 0.025  # each side of the interval shown for a screened benchmark, which decides nothing
 BOTH = ("faster", "slower")
+DECIDING_KINDS = ("time", "timeraw")
 LATE = {"base_timeout": "faster", "head_timeout": "slower"}
 OUT_OF_TIME = "the time of the whole measurement is used up"
 LARGEST_LOG = 700.0  # math.exp overflows a little later
 
 
 @dataclass(frozen=True)
-class RawMeasurement:
-    """Everything the verdict follows from, and nothing that was computed from it.
-
-    `reason` says in one word why a side could not be used, `detail` in more; `one_sided` are (case, kind, the side that
-    has it), `other` benchmarks whose kind decides nothing, `load` the machine's load before and after.
-    """
-
-    cases: tuple[RawCase, ...] = ()
-    one_sided: tuple[tuple[str, str, str], ...] = ()
-    other: tuple[str, ...] = ()
-    problems: tuple[ModuleProblem, ...] = ()
-    reason: str = ""
-    detail: str = ""
-    load: tuple[str, str] = ("", "")
-    version: str = VERSION
-
-    def to_json(self) -> str:
-        """As JSON, from which `from_json` gives back an equal object."""
-        return json.dumps(asdict(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> RawMeasurement:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: The text is no JSON.
-            TypeError: It has other fields.
-        """
-        fields = json.loads(text)
-        fields["cases"] = tuple(
-            RawCase(**{**case, "rounds": tuple(Round(**_tuples(of)) for of in case["rounds"])})
-            for case in fields["cases"]
-        )
-        fields["problems"] = tuple(ModuleProblem(**problem) for problem in fields["problems"])
-        fields["one_sided"] = tuple((name, kind, side) for name, kind, side in fields["one_sided"])
-        return cls(**_tuples(fields))
-
-
-@dataclass(frozen=True)
 class BenchmarkResult:
     """One benchmark in one stage. Seconds are CPU time of one call; ratios are base over head, above 1 is faster.
 
-    `mode` is steady (a loop of calls) or first_call (one call after each set-up). Where one side did not end in time,
-    `speedup` is a bound: the ratio is at least (base_timeout) or at most (head_timeout) that. The interval of a screen
-    is a plain 95% one, that of a confirmation is simultaneous over all kept benchmarks and all looks. `decision` is
-    kept_faster, kept_slower or passed_over in a screen; faster, slower, dropped or unsettled after; empty where nothing
-    ran.
+    `mode` is what the verdict goes by: steady (a loop of calls), first_call (one call after each set-up) or single (one
+    call in each process); `other_mode` is how else it was timed, and gave `other_speedup`. `clock` is what `speedup`
+    and its interval go by: cpu, or wall where the two disagree. Where one side did not end in time, `speedup` is a
+    bound: the ratio is at least (base_timeout) or at most (head_timeout) that. The interval of a screen is a plain 95%
+    one, that of a confirmation is simultaneous over all kept benchmarks and all looks. `decision` is kept_faster,
+    kept_slower or passed_over in a screen; faster, slower, dropped or unsettled after; empty where nothing ran or its
+    kind decides nothing: `base_value` and `head_value` then have a `unit` of the suite's own.
     """
 
     benchmark: str
@@ -95,6 +54,12 @@ class BenchmarkResult:
     base_seconds: float | None = None
     head_seconds: float | None = None
     wall_speedup: float | None = None
+    clock: str = "cpu"
+    other_mode: str = ""
+    other_speedup: float | None = None
+    unit: str = "seconds"
+    base_value: float | None = None
+    head_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +97,7 @@ def decide(raw: RawMeasurement, min_speedup: float = MIN_SPEEDUP, min_lower_boun
             results.append(_result(case, settle(case, len(controls), BOTH, min_speedup, min_lower_bound)))
     for name, kind, side in raw.one_sided:
         results.append(BenchmarkResult(name, "screen", kind, status="failed", detail=f"only {side} has it"))
+    results += [_value_result(value) for value in raw.values]
 
     faster = [result for result in results if result.decision == "faster"]
     slower = [result for result in results if result.decision == "slower"]
@@ -146,7 +112,7 @@ def decide(raw: RawMeasurement, min_speedup: float = MIN_SPEEDUP, min_lower_boun
     elif slower:
         verdict, reason = "slower", ""
         best = min(slower, key=lambda result: (result.ci_high or math.inf, result.benchmark))
-    elif not any(result.rounds for result in results):
+    elif not any(result.rounds and result.kind in DECIDING_KINDS for result in results):
         verdict, reason = "undecided", "no_benchmarks_ran"
     elif promising - settled:
         verdict, reason = "undecided", "not_settled"
@@ -169,8 +135,15 @@ def decide(raw: RawMeasurement, min_speedup: float = MIN_SPEEDUP, min_lower_boun
     )
 
 
-def _differences(case: RawCase) -> list[float]:
-    return [statistics.paired_difference(of.base_cpu, of.head_cpu) for of in case.rounds]
+def _differences(case: RawCase) -> list[Difference]:
+    return [
+        Difference(
+            statistics.paired_difference(of.base_cpu, of.head_cpu),
+            statistics.paired_difference(of.base_wall, of.head_wall),
+            of.session,
+        )
+        for of in case.rounds
+    ]
 
 
 def _timeout_ratios(case: RawCase) -> list[float]:
@@ -198,7 +171,7 @@ def _screen_estimate(case: RawCase) -> float | None:
         if case.status in LATE and _timeout_ratios(case):
             return math.inf if LATE[case.status] == "faster" else -math.inf
         if case.status == "ok" and len(case.rounds) >= statistics.SCREEN_ROUNDS:
-            return numbers.median(_differences(case))
+            return statistics.screened(_differences(case))
     except ValueError:
         pass  # `_screen_result` reports it
     return None
@@ -217,7 +190,8 @@ def settle(case: RawCase, kept: int, directions: Sequence[str], min_speedup: flo
         if case.status == "ok":
             return statistics.settle(_differences(case), kept, directions, min_speedup, min_lower_bound)
         if case.status in LATE and LATE[case.status] in directions:
-            return statistics.settle_timeouts(_timeout_ratios(case), LATE[case.status], min_speedup)
+            later = sum(of.session == 2 for of in case.rounds)
+            return statistics.settle_timeouts(_timeout_ratios(case), later, LATE[case.status], min_speedup)
     except ValueError as error:
         return Outcome("unsettled", 0, statistics.NOTHING, str(error))
     return Outcome("unsettled", 0, statistics.NOTHING)
@@ -228,49 +202,96 @@ def _screen_result(case: RawCase, directions: dict[str, str]) -> BenchmarkResult
     outcome = Outcome("", 0, statistics.NOTHING)
     try:
         if case.status in LATE:
-            bound = statistics.settle_timeouts(_timeout_ratios(case), LATE[case.status], MIN_SPEEDUP)
+            bound = statistics.settle_timeouts(_timeout_ratios(case), 0, LATE[case.status], MIN_SPEEDUP)
             outcome = replace(bound, decision=decision)
         elif case.status == "ok" and case.rounds:
             differences = _differences(case)
-            outcome = Outcome(decision, len(differences), statistics.interval(differences, SCREEN_ALPHA))
+            outcome = _screened(differences, decision)
     except ValueError as error:
         outcome = replace(outcome, error=str(error))
     return _result(case, outcome)
 
 
+def _screened(differences: Sequence[Difference], decision: str) -> Outcome:
+    ranked = statistics.screened(differences)
+    clock = "wall" if ranked != numbers.median(of.cpu for of in differences) else "cpu"
+    found = statistics.interval([getattr(of, clock) for of in differences], SCREEN_ALPHA)
+    return Outcome(decision, len(differences), found, clock=clock)
+
+
 def _result(case: RawCase, outcome: Outcome) -> BenchmarkResult:
     """Describe a case from the rounds that its outcome used."""
-    used = case.rounds[: outcome.rounds]
+    used = _used(case, outcome)
     shared = BenchmarkResult(
         benchmark=case.benchmark,
         stage=case.stage,
         kind=case.kind,
         mode=case.mode,
         status="failed" if outcome.error else case.status,
-        detail="; ".join(filter(None, (case.detail, outcome.error))),
+        detail="; ".join(filter(None, (case.detail, outcome.error, case.why))),
         number=case.number,
-        rounds=outcome.rounds,
-        decision="unsettled" if outcome.decision == "open" else outcome.decision,
+        rounds=len(used),
+        decision="unsettled" if outcome.decision in ("open", "again") else outcome.decision,
+        clock=outcome.clock,
     )
     if not used:
         return shared
-    wall = None
-    detail = shared.detail
+    wall, notes = None, [shared.detail]
     if case.status == "ok":
         wall = numbers.median(statistics.paired_difference(of.base_wall, of.head_wall) for of in used)
-        if abs(wall - outcome.interval.estimate) > math.log(statistics.WALL_DISAGREEMENT):
-            found = f"CPU time says {math.exp(outcome.interval.estimate):.2f}x, wall time {math.exp(wall):.2f}x"
-            detail = "; ".join(filter(None, (detail, found)))
+        cpu = numbers.median(statistics.paired_difference(of.base_cpu, of.head_cpu) for of in used)
+        if outcome.clock == "wall":
+            notes.append(f"by wall time, since CPU time says {math.exp(cpu):.2f}x and wall time {math.exp(wall):.2f}x")
+        if outcome.again and outcome.decision in ("dropped", "unsettled"):
+            notes.append("not found again in a later session")
+    other_mode, other_speedup, note = _otherwise(case, used)
     return replace(
         shared,
-        detail=detail,
+        detail="; ".join(filter(None, (*notes, note))),
         speedup=_ratio(outcome.interval.estimate),
         ci_low=_ratio(outcome.interval.low),
         ci_high=_ratio(outcome.interval.high),
         base_seconds=_call_seconds([of.base_cpu for of in used], case.number),
         head_seconds=_call_seconds([of.head_cpu for of in used], case.number),
         wall_speedup=None if wall is None else _ratio(wall),
+        other_mode=other_mode,
+        other_speedup=other_speedup,
     )
+
+
+def _used(case: RawCase, outcome: Outcome) -> tuple[Round, ...]:
+    first = [of for of in case.rounds if of.session == 1][: outcome.rounds]
+    return (*first, *[of for of in case.rounds if of.session == 2][: outcome.again])
+
+
+def _otherwise(case: RawCase, used: Sequence[Round]) -> tuple[str, float | None, str]:
+    """How a case was timed the other way, the ratio that this gave, and a sentence where it is another one."""
+    both = [
+        (statistics.paired_difference([of.base_other], [of.head_other]), of)
+        for of in used
+        if of.base_other is not None and of.head_other is not None
+    ]
+    if case.status != "ok" or not both:
+        return "", None, ""
+    mode = "first_call" if case.mode == "steady" else "steady"
+    ratio = math.exp(numbers.median(other for other, _ in both))
+    apart = statistics.interval(
+        [other - statistics.paired_difference(of.base_cpu, of.head_cpu) for other, of in both],
+        statistics.OTHERWISE_ALPHA,
+    )
+    if apart.low <= 0 <= apart.high:
+        return mode, ratio, ""
+    why = "ASV times a loop, there being no set-up" if mode == "first_call" else "ASV times one call after each set-up"
+    what = "the first call" if mode == "first_call" else "a loop without set-ups between the calls"
+    return mode, ratio, f"{what} says {ratio:.2f}x, which the verdict does not use: {why}"
+
+
+def _value_result(value: RawValue) -> BenchmarkResult:
+    base, head = (numbers.median(found) if found else None for found in (value.base, value.head))
+    return BenchmarkResult(
+        benchmark=value.benchmark, stage="screen", kind=value.kind, status=value.status, detail=value.detail,
+        rounds=len(value.base), clock="", unit=value.unit, base_value=base, head_value=head,
+    )  # fmt: skip
 
 
 def _call_seconds(samples: Sequence[Sequence[float]], number: int) -> float | None:
@@ -281,7 +302,3 @@ def _call_seconds(samples: Sequence[Sequence[float]], number: int) -> float | No
 def _ratio(difference: float) -> float | None:
     """The ratio of a difference of logarithms; None where it is unbounded."""
     return math.exp(difference) if abs(difference) < LARGEST_LOG else None
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

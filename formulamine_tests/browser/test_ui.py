@@ -104,7 +104,7 @@ def cancel(ui: Ui, page: Page, part: str) -> Cancelled:
 @pytest.fixture(scope="module")
 def cancelled(ui: Ui, page: Page) -> dict[str, Cancelled]:
     """The month, cancelled in the middle of its first build, and launched again and cancelled in a measurement."""
-    return {part: cancel(ui, page, part) for part in ("backend_hooks.py", "harness.py")}
+    return {part: cancel(ui, page, part) for part in ("backend_hooks.py", "/harness")}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def materialized(ui: Ui, page: Page, cancelled: dict[str, Cancelled]) -> str:
     return run
 
 
-@pytest.mark.parametrize("part", ["backend_hooks.py", "harness.py"])
+@pytest.mark.parametrize("part", ["backend_hooks.py", "/harness"])
 def test_cancel_in_a_build_and_in_a_measurement_leaves_nothing(cancelled: dict[str, Cancelled], part: str) -> None:
     one = cancelled[part]
     assert one.status == "CANCELED"

@@ -234,6 +234,21 @@ class Workbench:
             return folder
 
         self.backend.environment = environment  # type: ignore[method-assign]
+        self.backend.test_tools = lambda *_: self.own_pytest()  # type: ignore[method-assign]
+
+    def own_pytest(self) -> Path:
+        """A folder with this machine's pytest and nothing else."""
+        folder = self.home / "test-tools"
+        for name in ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments"):
+            found = importlib.util.find_spec(name)
+            assert found is not None
+            assert found.origin is not None
+            package = Path(found.origin).parent
+            for path in (package, *package.parent.glob(f"{name}-*.dist-info")):
+                if not (folder / path.name).exists():
+                    shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "py.py").write_text("import _pytest._py.error as error\nimport _pytest._py.path as path\n")
+        return folder
 
 
 class Index:

@@ -19,7 +19,7 @@ from formulamine.demo.history import Replace, Style
 from formulamine.demo.sample import HISTORY, Sample, commit_ids, expected_endings, write_sample
 
 # Changes with the sample's history. Any other difference means that two machines would disagree on what the demo is.
-HEAD_SHA = "745a36d5afc320b96200f7fd763cdfc5b14082ca"
+HEAD_SHA = "d0547ea6cdd1a520b0b1ae91c49e4ffb5f467f4f"
 MONTH_STARTS, MONTH_ENDS = "2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z"
 
 # Imports the package from src/, runs its own tests and its benchmarks, and prints what its functions return.
@@ -143,7 +143,7 @@ def test_the_month_has_both_styles_and_is_closed(landed: list[Landed], merged: d
     assert len(merged) >= 12
     assert {len(commit.parents) for commit in merged.values()} == {1, 2}
     assert [commit.time for commit in landed] == sorted(commit.time for commit in landed)
-    assert [commit.number for commit in in_month(landed)].count(None) == 1
+    assert [commit.number for commit in in_month(landed)].count(None) == 2
     assert landed[-1].time >= MONTH_ENDS
     assert landed[-1].number is None
 
@@ -186,6 +186,16 @@ def test_what_is_measured_behaves_the_same_on_both_sides(
     before = behaviour(sample, commit.parents[0], tmp_path / "base")
     assert before == behaviour(sample, commit.sha, tmp_path / "head")
     assert before.count("\n") >= 8
+
+
+def test_one_change_breaks_a_test_that_passed(
+    sample: Sample, merged: dict[int, Landed], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    commit = merged[46]
+    assert behaviour(sample, commit.parents[0], tmp_path / "base")
+    with pytest.raises(subprocess.CalledProcessError):
+        behaviour(sample, commit.sha, tmp_path / "head")
+    assert "test_cells_lose_the_blanks_around_them" in capfd.readouterr().err
 
 
 def test_the_suite_is_found_through_a_configuration_with_comments(sample: Sample) -> None:

@@ -113,8 +113,8 @@ def test_funnel_counts_what_the_tables_hold(demo: Demo) -> None:
     answer = json.loads(formulamine(demo.home, "funnel", MONTH, "--json").out)
     counts = {one["asset"]: (one["rows"], one["status"].get("done", 0)) for one in answer["assets"]}
     assert counts == {
-        "repositories": (1, 1), "pull_requests": (15, 15), "candidate_prs": (15, 8), "classifications": (8, 7),
-        "env_payloads": (7, 6), "images": (6, 5), "speedup_measurements": (5, 3), "problem_statements": (3, 3),
+        "repositories": (1, 1), "pull_requests": (16, 16), "candidate_prs": (16, 9), "classifications": (9, 8),
+        "env_payloads": (8, 7), "images": (7, 6), "speedup_measurements": (6, 3), "problem_statements": (3, 3),
         "published_release": (3, 3),
     }  # fmt: skip
     for one in answer["assets"]:
@@ -135,6 +135,26 @@ def test_lineage_says_why_a_measured_pull_request_was_turned_away(demo: Demo) ->
     answer = json.loads(formulamine(demo.home, "lineage", "formulamine/sample#40", "--json").out)
     last = answer["assets"][-1]
     assert (last["asset"], last["status"], last["reason"]) == ("speedup_measurements", "rejected", "slower")
+
+
+def test_what_got_faster_was_tested_on_both_sides(demo: Demo) -> None:
+    rows = {row["pr_id"]: row for row in table(demo.home, "speedup_measurements").to_dicts()}
+    broken = rows.pop("formulamine__sample-46")
+    assert (broken["verdict"], broken["reason"]) == ("faster", "tests_broken")
+    assert broken["tests_broken"] == ["tests/test_table.py::test_cells_lose_the_blanks_around_them"]
+    assert (broken["tests_after"]["failed"], broken["tests_before"]["failed"]) == (1, 0)
+    for row in rows.values():
+        assert (row["tests_before"] is not None) == (row["verdict"] == "faster")
+        assert row["tests_broken"] == []
+        assert row["tests_before"] == row["tests_after"]
+        assert row["tests_before"] is None or row["tests_before"]["passed"] >= 1
+
+
+def test_lineage_says_which_test_a_faster_pull_request_breaks(demo: Demo) -> None:
+    told = formulamine(demo.home, "lineage", "formulamine/sample#46").out
+    assert "broken: tests/test_table.py::test_cells_lose_the_blanks_around_them" in told
+    why = formulamine(demo.home, "lineage", "formulamine/sample#46", "--why-not").out
+    assert "breaks tests that passed before" in why
 
 
 def test_lineage_of_an_unknown_pull_request_ends_with_1_in_one_line(demo: Demo) -> None:

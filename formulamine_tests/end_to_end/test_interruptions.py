@@ -30,7 +30,7 @@ SEED = 20240229
 # What the run says as it begins, and how long after that it may be hit: together the whole run is covered.
 POINTS = (
     ("state is in", 3.0, signal.SIGKILL),
-    ("candidate_prs: 15 of 15 to do", 0.2, signal.SIGKILL),
+    ("candidate_prs: 16 of 16 to do", 0.2, signal.SIGKILL),
     ("env_payloads: ", 3.0, signal.SIGKILL),
     ("images: ", 1.5, signal.SIGINT),
     ("images: ", 2.5, signal.SIGKILL),
@@ -101,7 +101,7 @@ def test_nothing_stands_twice_and_no_interrupted_attempt_counts(interrupted: Int
         rows = ledger.execute("select step, item, attempts from outcomes").fetchall()
     assert [key for key, count in Counter((step, item) for step, item, _ in rows).items() if count > 1] == []
     assert {attempts for _, _, attempts in rows} == {1}
-    assert len(rows) == 1 + 1 + 15 + 8 + 7 + 6 + 5 + 3 + 3
+    assert len(rows) == 1 + 1 + 16 + 9 + 8 + 7 + 6 + 3 + 3
     results = table(interrupted.home, "benchmark_results").select("pr_id", "benchmark", "stage")
     assert results.is_duplicated().sum() == 0
 

@@ -16,6 +16,7 @@ from formulamine.ship.release import Held, ReleasedRow, ReleaseInput, pass_gates
 from formulamine.ship.statements import StatementInput, StatementStep
 from formulamine.tables import ProblemStatement
 from formulamine.verify.measure import RawBlob, record_of
+from formulamine.verify.outcomes import FileRun, RawTests
 from formulamine.verify.protocol import RawMeasurement
 from formulamine_tests.build.workbench import MERGED, SERIES, Workbench, project
 from formulamine_tests.verify.test_protocol import raw, took
@@ -48,15 +49,26 @@ def samples(pr_id: str, recipe_hash: str, speedup: float = 1.5, measured: RawMea
     control = RawMeasurement(cases=tuple(replace(case, stage="control") for case in raw(quiet=1.0).cases[1:]))
     return RawBlob(
         pr_id=pr_id, recipe_hash=recipe_hash, backend="local", environment_differs=False, machine="a machine, 2 cores",
-        load_before=0.1, load_after=0.2, limits=["network"],
+        kernel="Linux 6.1", load_before=0.1, load_after=0.2, limits=["network"],
         measurement=(measured or raw(**{"bench.time_work": speedup, "bench.time_same": 1.0})).to_json(),
-        control=control.to_json(),
+        control=control.to_json(), tests=runs_of_tests().model_dump_json(),
     )  # fmt: skip
 
 
 def no_models(home: Path) -> Llm:
     """Models of a run that has none."""
     return Llm(LlmSettings(), home / "cache", threading.Event())
+
+
+def runs_of_tests(after: str = "passed") -> RawTests:
+    """Runs of one test file, its second test ending after as said."""
+    outcomes = {"test_work": "passed", "test_more": "passed"}
+    runs = [
+        FileRun(side=side, turn=turn, file="tests/test_toy.py", ended="ok", detail="", seconds=1.0,
+                outcomes=outcomes | ({"test_more": after} if side == "head" else {}))
+        for turn in (1, 2) for side in ("base", "head")
+    ]  # fmt: skip
+    return RawTests(files=["tests/test_toy.py"], left_out=0, runs=runs)
 
 
 def evidence(
@@ -94,4 +106,17 @@ def evidence(
     return Evidence(bench.git, bench.blobs, item, blob)
 
 
-__all__ = ["BODY", "FAST", "MEASURE", "SLOW", "TITLE", "Evidence", "evidence", "no_models", "raw", "samples", "took"]
+__all__ = [
+    "BODY",
+    "FAST",
+    "MEASURE",
+    "SLOW",
+    "TITLE",
+    "Evidence",
+    "evidence",
+    "no_models",
+    "raw",
+    "runs_of_tests",
+    "samples",
+    "took",
+]

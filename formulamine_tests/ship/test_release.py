@@ -29,8 +29,9 @@ from formulamine.ship.release import (
 )
 from formulamine.ship.statements import StatementInput, StatementReason, StatementStep
 from formulamine.tables import ProblemStatement, Removed, StatementPart, record_schema
+from formulamine.verify.measure import record_of
 from formulamine_tests.build.workbench import Workbench
-from formulamine_tests.ship.evidence import MEASURE, SLOW, Evidence, evidence, no_models, raw, samples
+from formulamine_tests.ship.evidence import MEASURE, SLOW, Evidence, evidence, no_models, raw, runs_of_tests, samples
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -87,6 +88,8 @@ REPORTED = Removed(text="Summing up a long list takes most of the time of a repo
         ({"regressions": ["bench.time_same"]}, ReleaseReason.VERDICT_DIFFERS),
         ({"environment_differs": True}, ReleaseReason.VERDICT_DIFFERS),
         ({"machine": "a better one"}, ReleaseReason.VERDICT_DIFFERS),
+        ({"tests_after": None}, ReleaseReason.VERDICT_DIFFERS),
+        ({"tests_gone": ["tests/test_toy.py::test_more"]}, ReleaseReason.VERDICT_DIFFERS),
         ({"backend": "docker"}, ReleaseReason.EVIDENCE_MISSING),
         ({"raw_sha256": "0" * 64}, ReleaseReason.EVIDENCE_MISSING),
         ({"recipe_hash": "0" * 64}, ReleaseReason.EVIDENCE_MISSING),
@@ -144,6 +147,27 @@ def test_what_is_not_faster_enough_is_held(bench: Workbench, good: Evidence) -> 
     values = {"raw_sha256": bench.blobs.put(slow.to_blob()), "verdict": "not_faster"}
     values |= dict.fromkeys(("benchmark", "speedup", "ci_low", "ci_high"))
     assert held(good.with_(**values).gate()) == ReleaseReason.NOT_FASTER_ENOUGH
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_what_breaks_a_test_is_held_though_its_row_says_otherwise(
+    bench: Workbench, good: Evidence, hidden: bool
+) -> None:
+    raw = good.raw.model_copy(update={"tests": runs_of_tests("failed").model_dump_json()})
+    again = record_of(raw, MEASURE)
+    assert again.tests_broken == ["tests/test_toy.py::test_more"]
+    said = {"raw_sha256": bench.blobs.put(raw.to_blob()), "tests_after": again.tests_after}
+    item = good.with_(**said, tests_broken=[] if hidden else again.tests_broken)
+    assert held(item.gate()) == (ReleaseReason.VERDICT_DIFFERS if hidden else ReleaseReason.TESTS_BROKEN)
+
+
+def test_what_was_never_tested_is_held(bench: Workbench, good: Evidence) -> None:
+    raw = good.raw.model_copy(update={"tests": ""})
+    again = record_of(raw, MEASURE)
+    names = ("tests_before", "tests_after", "tests_broken", "tests_gone", "tests_flaky", "test_files")
+    values = {name: getattr(again, name) for name in names}
+    item = good.with_(raw_sha256=bench.blobs.put(raw.to_blob()), **values)
+    assert held(item.gate()) == ReleaseReason.EVIDENCE_MISSING
 
 
 def test_a_recipe_of_something_else_is_found_out(bench: Workbench, good: Evidence) -> None:
@@ -286,7 +310,9 @@ def test_the_card_has_funnel_machine_and_what_may_not_be_published(good: Evidenc
     row = row_of(good).model_copy(update={"benchmark": "bench.time_it('a|b')"})
     card = composed(row).files["README.md"].decode()
     assert "| candidate_prs | 9 | rejected (no_core_file): 6, done: 3 |" in card
-    assert "- a machine, 2 cores" in card
+    assert "- a machine, 2 cores, Linux 6.1, local backend" in card
+    assert "1 of 1 rows were measured on the `local` backend" in card
+    assert "| 2 (2 before) | local, not publishable |" in card
     assert "**Not publishable**" in card
     assert f"| {row.repo}#7 | `bench.time_it('a\\|b')` | 1.50x |" in card
     assert card.startswith("---\nconfigs:")

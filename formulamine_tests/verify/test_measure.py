@@ -5,18 +5,20 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from formulamine.build.recipe import Recipe
-from formulamine.items import Cancelled, Done, Failed, Rejected
+from formulamine.items import Cancelled, Deferred, Done, Failed, Rejected
 from formulamine.services.resolver import Interpreter
-from formulamine.settings import MeasureSettings
-from formulamine.tables import SpeedupMeasurement
-from formulamine.verify.assets import controls_quiet, gate_holds, verdicts_follow
-from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, RawBlob, machine_class, record_of
+from formulamine.settings import LoadSettings, MeasureSettings
+from formulamine.tables import FileChange, OutcomeCounts, SpeedupMeasurement
+from formulamine.verify.assets import controls_quiet, gate_holds, no_test_is_broken, verdicts_follow
+from formulamine.verify.machine import kernel, machine_class
+from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, RawBlob, record_of
 from formulamine_tests.build.conftest import bench, interpreters, jail, uv_cache, warm_cache
 from formulamine_tests.build.tables_of import MONTH, month_of, spoiled
 from formulamine_tests.build.workbench import Files, Workbench, project
@@ -26,17 +28,22 @@ __all__ = ["bench", "interpreters", "jail", "uv_cache", "warm_cache"]
 SLOW = "def work(): return sum(i * i for i in range(20000))\n"
 FAST = "def work(): return sum(i * i for i in range(2000))\n"
 SETTINGS = MeasureSettings(control_cases=1)
+COUNTS = OutcomeCounts(passed=0, failed=0, errors=0, skipped=0, not_run=0)
 
 
-def step(bench: Workbench, settings: MeasureSettings = SETTINGS) -> MeasureStep:
+ANY_LOAD = LoadSettings(max_load=1e6)
+
+
+def step(bench: Workbench, settings: MeasureSettings = SETTINGS, load: LoadSettings = ANY_LOAD) -> MeasureStep:
     lock = bench.home / "measuring.lock"
-    return MeasureStep(bench.backend, bench.sandboxes, bench.blobs, settings, lock, bench.cancelled)
+    return MeasureStep(bench.backend, bench.sandboxes, bench.blobs, settings, lock, bench.cancelled, load)
 
 
 def built(bench: Workbench, base: Files, head: Files, **recipe: Any) -> MeasureInput:
     item = bench.simple_input(bench.repository(base, head), **recipe)
     return MeasureInput(
         pr_id=item.pr_id, url=item.url, recipe_hash=bench.blobs.put(item.recipe().to_blob()), import_names=["toy"],
+        files=[FileChange(path=str(path), additions=1, deletions=0) for path in head],
         base_sha=item.base_sha, merge_sha=item.merge_sha, backend="local",
     )  # fmt: skip
 
@@ -70,11 +77,49 @@ def test_a_speedup_is_done_and_its_record_follows_from_its_blob(bench: Workbench
         False,
     )
     assert record.controls == 1
+    assert (record.kernel, record.measured_on) == (kernel(), "local")
+    assert record.spread is not None
+    assert 0 < record.spread < 1
+    assert (record.tests_before, record.tests_after) == (COUNTS, COUNTS)  # it has no test: none is broken
     assert record.limits == bench.sandbox().limits
     raw = RawBlob.model_validate_json(bench.blobs.get(record.raw_sha256))
     assert record_of(raw, SETTINGS) == record
     assert (raw.pr_id, raw.recipe_hash, raw.backend) == (item.pr_id, item.recipe_hash, "local")
     assert not processes(str(bench.home))
+
+
+def test_what_is_faster_and_breaks_a_test_is_rejected_with_its_record(bench: Workbench) -> None:
+    tests: Files = {"tests/test_toy.py": f"import toy\ndef test_it(): assert toy.work() == {sum(range(20))}\n"}
+    base = project("def work(): return sum(range(20)) + 0 * sum(range(200000))\n") | tests
+    outcome = step(bench)(built(bench, base, {"src/toy/__init__.py": "def work(): return sum(range(21))\n"}))
+    assert isinstance(outcome, Rejected), outcome
+    assert (outcome.reason, outcome.detail) == (MeasureReason.TESTS_BROKEN, "tests/test_toy.py::test_it")
+    record = cast(SpeedupMeasurement, outcome.record)
+    assert (record.verdict, record.tests_broken) == ("faster", ["tests/test_toy.py::test_it"])
+    raw = RawBlob.model_validate_json(bench.blobs.get(record.raw_sha256))
+    assert record_of(raw, SETTINGS) == record
+
+
+def test_a_machine_that_is_too_busy_is_waited_for_and_then_left(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loads = iter([9.0, 8.0, 0.1])
+    monkeypatch.setattr(os, "getloadavg", lambda: (next(loads, 0.1), 0.0, 0.0))
+    monkeypatch.setattr("formulamine.verify.machine.LOOK_EVERY_S", 0.01)
+    caplog.set_level("INFO")
+    item = built(bench, project(FAST, suite="import toy\n"), {"news.txt": "more"})
+    limits = LoadSettings(max_load=1.0 / (os.cpu_count() or 1), load_max_wait_s=1)
+    outcome = step(bench, load=limits)(item)
+    assert isinstance(outcome, Rejected), outcome
+    assert "waits for a quieter machine: load 9.0, wanted 1.0" in caplog.text
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 0.0, 0.0))
+    busy = step(bench, load=limits)
+    for _ in range(2):  # the second one finds the time to wait used up
+        outcome = busy(item)
+        assert isinstance(outcome, Deferred), outcome
+        assert outcome.reason == MeasureReason.LOADED
+        assert outcome.detail.startswith("load 9.0 on ")
+        assert outcome.until > datetime.now(UTC)
 
 
 def test_no_change_is_rejected_with_its_record(bench: Workbench) -> None:
@@ -128,7 +173,7 @@ def cancels(bench: Workbench) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     until = time.monotonic() + 60
-    while len(processes("harness.py")) < 2 and thread.is_alive() and time.monotonic() < until:
+    while len(processes("/harness")) < 2 and thread.is_alive() and time.monotonic() < until:
         time.sleep(0.1)
     time.sleep(1.0)
     started = time.monotonic()
@@ -188,6 +233,10 @@ def test_a_verdict_that_follows_passes(home: Path, interpreters: dict[str, Inter
         ({"ci_high": None}, "ci_high is None"),
         ({"regressions": ["x"]}, "regressions"),
         ({"controls_passed": 4}, "controls_passed is 4"),
+        ({"tests_after": COUNTS.model_dump() | {"passed": 9}}, "tests_after is"),
+        ({"tests_before": None}, "tests_before is None"),
+        ({"tests_gone": ["x"]}, "tests_gone"),
+        ({"test_files": []}, "test_files"),
         ({"machine": "a better one"}, "machine is a better one"),
         ({"pr_id": "acme__toy-8"}, "acme__toy-8 stands on the samples of acme__toy-7"),
         ({"raw_sha256": "0" * 64}, "has no raw samples"),
@@ -218,6 +267,18 @@ def test_only_what_is_faster_goes_on(
 ) -> None:
     services = month_of(interpreters, [measured(home)], "speedup_measurements")
     assert gate_holds(MONTH, spoiled(services, "speedup_measurements", **changes)).passed is holds
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [({}, True), ({"tests_broken": ["tests/test_toy.py::test_more"]}, False), ({"tests_before": None}, False),
+     ({"tests_broken": ["tests/test_toy.py::test_more"], "status": "rejected"}, True)],
+)  # fmt: skip
+def test_only_what_keeps_its_tests_goes_on(
+    home: Path, interpreters: dict[str, Interpreter], changes: dict[str, Any], holds: bool
+) -> None:
+    services = month_of(interpreters, [measured(home)], "speedup_measurements")
+    assert no_test_is_broken(MONTH, spoiled(services, "speedup_measurements", **changes)).passed is holds
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from formulamine.verify.lockstep import RawCase, Round
 from formulamine.verify.protocol import (
     BenchmarkResult,
     Measurement,
-    RawMeasurement,
     Verdict,
     control,
     decide,
     measure,
 )
+from formulamine.verify.raw import RawCase, RawMeasurement, Round
 from formulamine.verify.side import HARNESS, Cancelled, Limits
 from formulamine_tests.verify.conftest import Toy, make_toy
 
@@ -30,19 +29,21 @@ FAST = SLOW.replace("3000", "1000")
 SUITE = "import toy\ndef time_work(): toy.work()\ndef time_other(): toy.other()\n"
 
 
-def took(base: float, head: float, rounds: int = 24, noise: float = 0.01) -> tuple[Round, ...]:
-    """Rounds of five samples that agree up to `noise`."""
+def took(base: float, head: float, rounds: int = 24, noise: float = 0.01, later: int = 12) -> tuple[Round, ...]:
+    """Rounds of five samples that agree up to `noise`, and as many of a later session."""
     made = []
-    for index in range(rounds):
+    for index in range(rounds + later):
         drift = 1 + noise * ((index * 7) % 5 - 2) / 2
         before, after = (base * drift,) * 5, (head,) * 5
-        made.append(Round(before, before, after, after, "base", "head"))
+        made.append(Round(before, before, after, after, "base", "head", session=1 if index < rounds else 2))
     return tuple(made)
 
 
 def raw(**ratios: float) -> RawMeasurement:
     """A finished measurement whose benchmarks have these ratios."""
-    screen = [RawCase(name, "screen", "time", "steady", number=1, rounds=took(r, 1, 2)) for name, r in ratios.items()]
+    screen = [
+        RawCase(name, "screen", "time", "steady", number=1, rounds=took(r, 1, 2, later=0)) for name, r in ratios.items()
+    ]
     confirm = [RawCase(name, "confirm", "time", "steady", number=1, rounds=took(r, 1)) for name, r in ratios.items()]
     return RawMeasurement(cases=(*screen, *confirm))
 
@@ -76,8 +77,11 @@ def test_a_real_speedup_is_confirmed_on_fresh_data(toy: MakeToy) -> None:
     assert verdict.speedup is not None
     assert verdict.ci_high is not None
     assert 2 < verdict.ci_low <= verdict.speedup <= verdict.ci_high < 5
-    assert [entry for entry in done if entry[0] == "screen"] == [("screen", 1, 2), ("screen", 2, 2)]
+    assert [entry for entry in done if entry[0] == "screen"] == [("screen", at, 4) for at in (1, 2, 3, 4)]
     assert {(case.stage, case.benchmark) for case in measurement.raw.cases} >= {("confirm", "bench.time_work")}
+    [confirmed] = [case for case in measurement.raw.cases if case.benchmark == verdict.benchmark][1:]
+    assert {of.session for of in confirmed.rounds} == {1, 2}
+    assert len({of.hash_seed for of in confirmed.rounds}) == len(confirmed.rounds)
     for case in measurement.raw.cases:
         assert all(of.base_file.startswith(str(made.root / "base")) for of in case.rounds)
         assert all(of.head_file.startswith(str(made.root / "head")) for of in case.rounds)
@@ -153,7 +157,19 @@ def timeraw_import(): return "import toy"
 def timeraw_broken(): return "import no_such_module"
 def mem_list(): return []
 def peakmem_list(): return []
-def track_one(): return 1
+def track_one(): return 1 if toy.SIDE == "base" else 2
+track_one.unit = "turns"
+def track_word(): return "many"
+def track_skips(): return 1
+def _skip(): raise NotImplementedError
+track_skips.setup = _skip
+
+LEFT = [1, 2]
+def time_wears_out(): LEFT.pop(); LEFT.pop(); sum(range(1000))
+GROWS = [1]
+def time_grows():
+    GROWS.extend([1] * 50)
+    sum(GROWS)
 """
 
 
@@ -173,7 +189,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, tools: Path) -> Measurement
         "    except OSError: pass\n",
     )
     # What noise keeps is confirmed no longer than it takes to see three timeouts.
-    measurement = run(toy, limits=replace(LIMITS, call_seconds=0.6, case_seconds=4.0))
+    measurement = run(toy, limits=replace(LIMITS, call_seconds=1.0, case_seconds=8.0))
     assert not processes(toy)
     return measurement
 
@@ -191,7 +207,7 @@ def screened(measurement: Measurement) -> dict[str, BenchmarkResult]:
         ("time_exits", "failed", "SystemExit"),
         ("time_hangs", "timeout", "neither side"),
         ("time_prints", "ok", ""),
-        ("time_base_is_slow", "base_timeout", "within 0.6 s"),
+        ("time_base_is_slow", "base_timeout", "within 1 s"),
         ("time_base_is_stuck", "timeout", "without computing"),
         ("time_writes_everywhere", "failed", "garbage"),
         ("Skipped.time_it", "skipped", "NotImplementedError"),
@@ -199,6 +215,7 @@ def screened(measurement: Measurement) -> dict[str, BenchmarkResult]:
         ("HangingSetup.time_it", "timeout", "setup"),
         ("NumberedLoop.time_it", "ok", ""),
         ("timeraw_import", "ok", ""),
+        ("time_wears_out", "ok", "timed singly: base: call: IndexError: pop from empty list"),
         ("timeraw_broken", "failed", "CalledProcessError"),
     ],
 )
@@ -234,9 +251,21 @@ def test_modules_that_do_not_import_are_reported_with_their_side(faulty: Measure
     assert screened(faulty)["newer.time_new"].detail == "only head has it"
 
 
-def test_kinds_that_decide_nothing_are_listed_only(faulty: Measurement) -> None:
+def test_kinds_that_decide_nothing_are_asked_for_their_numbers(faulty: Measurement) -> None:
+    found = {value.benchmark.split(".")[1]: value for value in faulty.raw.values}
     # asv_runner knows mem_ only where pympler is installed.
-    assert set(faulty.raw.other) - {"faults.mem_list"} == {"faults.peakmem_list", "faults.track_one"}
+    assert set(found) - {"mem_list"} == {"peakmem_list", "track_one", "track_word", "track_skips"}
+    assert (found["track_one"].base, found["track_one"].head, found["track_one"].unit) == (
+        (1.0,) * 2,
+        (2.0,) * 2,
+        "turns",
+    )
+    assert found["peakmem_list"].unit == "bytes"
+    assert min(found["peakmem_list"].base) > 1e6
+    assert (found["track_word"].status, "str is no number" in found["track_word"].detail) == ("failed", True)
+    assert found["track_skips"].status == "skipped"
+    row = screened(faulty)["faults.track_one"]
+    assert (row.base_value, row.head_value, row.unit, row.decision, row.speedup) == (1.0, 2.0, "turns", "", None)
 
 
 def test_a_base_that_times_out_is_evidence_of_a_speedup(faulty: Measurement) -> None:
@@ -337,7 +366,7 @@ def test_recomputing_finds_tampered_samples() -> None:
     text = json.loads(honest.to_json())
     for case in text["cases"]:
         for of in case["rounds"]:
-            of["base_cpu"] = of["head_cpu"]
+            of["base_cpu"], of["base_wall"] = of["head_cpu"], of["head_wall"]
     assert decide(RawMeasurement.from_json(json.dumps(text))).verdict == "not_faster"
 
 
@@ -389,7 +418,33 @@ def test_clocks_that_disagree_are_noted() -> None:
     honest = raw(sleeps=1.5)
     rounds = tuple(replace(of, head_wall=of.base_wall) for of in honest.cases[1].rounds)
     found = decide(replace(honest, cases=(honest.cases[0], replace(honest.cases[1], rounds=rounds))))
-    assert "wall time 1.00x" in found.results[1].detail
+    row = found.results[1]
+    assert (found.verdict, row.decision, row.clock, row.speedup) == ("not_faster", "dropped", "wall", 1.0)
+    assert "by wall time, since CPU time says 1.50x and wall time 1.00x" in row.detail
+
+
+def test_what_was_not_found_again_is_not_faster() -> None:
+    honest = raw(quick=1.3)
+    lucky = tuple(replace(of, base_cpu=of.head_cpu, base_wall=of.head_wall) if of.session == 2 else of
+                  for of in honest.cases[1].rounds)  # fmt: skip
+    found = decide(replace(honest, cases=(honest.cases[0], replace(honest.cases[1], rounds=lucky))))
+    assert (found.verdict, found.results[1].decision) == ("not_faster", "dropped")
+    assert "not found again" in found.results[1].detail
+
+
+@pytest.mark.parametrize(("mode", "other"), [("steady", "first_call"), ("first_call", "steady")])
+def test_a_call_timed_the_other_way_is_told_and_decides_nothing(mode: str, other: str) -> None:
+    honest = raw(cached=1.3)
+    rounds = tuple(replace(of, base_other=6.5, head_other=1.0) for of in honest.cases[1].rounds)
+    found = decide(replace(honest, cases=(honest.cases[0], replace(honest.cases[1], mode=mode, rounds=rounds))))
+    row = found.results[1]
+    assert row.speedup == pytest.approx(1.3, abs=0.02)
+    assert (row.mode, row.other_mode, row.other_speedup) == (mode, other, pytest.approx(6.5))
+    assert "6.50x, which the verdict does not use: ASV times" in row.detail
+    alike = tuple(replace(of, base_other=of.base_cpu[0], head_other=of.head_cpu[0]) for of in honest.cases[1].rounds)
+    found = decide(replace(honest, cases=(honest.cases[0], replace(honest.cases[1], mode=mode, rounds=alike))))
+    assert found.results[1].detail == ""
+    assert found.results[1].other_speedup == pytest.approx(1.3, abs=0.02)
 
 
 def test_a_verdict_of_nothing_is_undecided() -> None:
@@ -397,7 +452,8 @@ def test_a_verdict_of_nothing_is_undecided() -> None:
 
 
 def test_the_harness_is_written_for_the_oldest_interpreter_it_meets() -> None:
-    ast.parse(HARNESS.read_text(), feature_version=(3, 8))
+    for file in HARNESS.glob("*.py"):
+        ast.parse(file.read_text(), feature_version=(3, 8))
 
 
 def test_a_host_that_is_killed_leaves_no_process(toy: MakeToy) -> None:
@@ -405,7 +461,8 @@ def test_a_host_that_is_killed_leaves_no_process(toy: MakeToy) -> None:
     with made.launch("base")() as zygote:
         assert zygote.stdin is not None
         assert zygote.stdout is not None
-        asked = {"module": "benchmarks.bench", "name": "bench.time_hangs", "param_index": 0, "core": None, "seed": 0}
+        asked = {"module": "benchmarks.bench", "name": "bench.time_hangs", "case": "bench.time_hangs", "param_index": 0,
+                 "core": None, "seed": 0, "hash_seed": 0, "mode": ""}  # fmt: skip
         for identity, operation in enumerate(("start", "import", "open", "sample")):
             request = {**asked, "id": identity, "op": operation, "number": 1}
             zygote.stdin.write(json.dumps(request).encode() + b"\n")

@@ -1,0 +1,102 @@
+"""How one case is sampled: calls in a sample, samples in a round, and when its calls wear it out.
+
+Here belong the conventions of ASV for one case, and pure functions on seconds. Not here: processes (`side`) and the
+play of the two sides (`lockstep`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SAMPLE_S = 0.010  # ASV's sample_time
+LONGEST_SAMPLE_S = 1.0  # whatever a suite's own sample_time asks for
+SETUP_SHARE = 2  # a sample with set-ups between its calls may take so many times its target
+SLOW_S = 1.0  # one call of this length needs neither batches nor warming up, and gets fewer samples
+COLD_S = 5.0  # a first call of this length is not repeated to learn whether it was only cold
+ROUND_S = 2.0  # of sampling in one round, which bounds the samples of slow cases; at least one pair is taken
+WARM_S = 1.0  # of warming up a side in a round, whatever a suite's own warmup_time asks for
+# Calls that cost so many times more or less at the end of a round than at its start are no repetitions of one thing.
+# Five samples against five must all lie apart, which the noise of CPU time (sd 0.03 to 0.09) does not bring about.
+WORN_RATIO = 1.5
+WORN_SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the suite says of a case once it is set up, in ASV's words."""
+
+    mode: str
+    number: int
+    most_pairs: float
+    least_calls: int
+    warmup_s: float
+    sample_s: float
+
+    @classmethod
+    def of(cls, answer: dict[str, Any]) -> Facts:
+        """Read a side's answer to `open`."""
+        repeat = answer["repeat"]
+        most = float(repeat[1]) if isinstance(repeat, list) and len(repeat) == 3 else 0.0
+        most = most if isinstance(repeat, list) else float(repeat)
+        return cls(
+            mode=str(answer["mode"]),
+            number=int(answer["number"]),
+            most_pairs=most if most >= 1 else math.inf,
+            least_calls=int(answer["min_run_count"]),
+            warmup_s=float(answer["warmup_time"]),
+            sample_s=min(float(answer["sample_time"]) or SAMPLE_S, LONGEST_SAMPLE_S),
+        )
+
+    @property
+    def fixed(self) -> int:
+        """Calls in a sample where the suite says how many; 0 where it does not, or times each call by itself."""
+        return self.number if self.mode == "steady" else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a case is sampled: calls in a sample, pairs in a round, whether a first call is already a sample.
+
+    `single` says that each sample is one call in a process of its own, and `why`.
+    """
+
+    number: int
+    pairs: int
+    warm_ups: int = 1
+    slow: bool = False
+    pair_seconds: float = 0.0
+    single: bool = False
+    why: str = ""
+
+
+def plan(facts: Facts, calls: Sequence[tuple[float, float]], pairs: int) -> Plan:
+    """Choose by the slower side.
+
+    Args:
+        facts: Of the case.
+        calls: For each side, seconds of one call, and with what of the set-up comes between two calls.
+        pairs: Samples a side that are wanted.
+    """
+    slowest = max(seconds for seconds, _ in calls)
+    number = facts.fixed or math.ceil(facts.sample_s / slowest)
+    pair_seconds = number * sum(spent for _, spent in calls)
+    slow = number == 1 and max(spent for _, spent in calls) >= SLOW_S
+    wanted = max(pairs, math.ceil(facts.least_calls / number))
+    taken = max(1, int(min(wanted, facts.most_pairs, ROUND_S / pair_seconds)))
+    warm_ups = 1 if facts.warmup_s < 0 else math.ceil(min(facts.warmup_s, WARM_S) / (pair_seconds / 2))
+    return Plan(number, taken, warm_ups, slow, pair_seconds)
+
+
+def drift(seconds: Sequence[float]) -> float:
+    """How many times longer the last samples took than the first, where they lie wholly apart; else 1."""
+    if len(seconds) < 3 * WORN_SAMPLES:
+        return 1.0
+    first, last = seconds[:WORN_SAMPLES], seconds[-WORN_SAMPLES:]
+    if min(last) > WORN_RATIO * max(first):
+        return min(last) / max(first)
+    if max(last) * WORN_RATIO < min(first):
+        return max(last) / min(first)
+    return 1.0
