@@ -1,17 +1,19 @@
 """What SIGKILLs at 20 random points of a build leave behind after the next run: nothing may be.
 
-Usage: python benchmarks/build_kills.py --repo OWNER/NAME=PATH --month MONTH [--backend local|docker] [--kills 20]
-       [--limit N] [--seed N]
+Usage: python benchmarks/build_kills.py LABELS.jsonl|MONTH --repo OWNER/NAME=PATH [--backend local|docker] [--kills 20]
+       [--limit 1] [--seed N]
 
-Resolves the pull requests of a month, and then, in a fresh copy of that home for each kill, begins to build
-them, is killed at a moment drawn uniformly over the time that building takes undisturbed, and runs the same command to
-its end. Then no process, control group, container, volume, mount or file of the engine may be there that was not there
-before; no image that the home does not know or has not named; and in the home no folder and no file that the
-undisturbed one does not have. Exits 1 if there is anything. What was built is removed from the engine each time.
+Resolves LIMIT pull requests, and then, in a fresh copy of that home for each kill, begins to build them in a process of
+its own, which is killed at a moment drawn uniformly over the time that this takes undisturbed, and runs the same to its
+end. Then no process, container, volume, mount or file of the engine may be there that was not there before; no image
+that the home does not know by its name; and in the home no folder and no file that the undisturbed one does not have.
+Exits 1 if there is anything. What was built is removed from the engine each time. Nobody else may use the engine
+meanwhile.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -20,22 +22,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import click
+import docker
+from marginal import rows_of
+from yields import image_input, payload_inputs, run
 
 from formulamine.build.image_room import ImageRecord
+from formulamine.build.images import ImageInput
 from formulamine.build.room import GROUPS
-from formulamine.services.store import Tables
+from formulamine.build.steps import env_payloads_step, images_step
+from formulamine.services.container import Backend, Services
+from formulamine.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests are no installed package
-from formulamine_tests.end_to_end.runs import COMMAND, environment, formulamine, hit, locks_held
+from formulamine_tests.end_to_end.runs import locks_held, processes_of
 
-BEFORE = "repositories,pull_requests,candidate_prs,classifications,env_payloads"
-AT = "images: "  # what a run says when it begins to build
+ITEMS = "resolved.jsonl"
 KEPT = (".lock", ".uses")  # stand beside what they are for, and hold nothing
 DOCKER_TEMPORARY = Path("/var/lib/docker/tmp")  # where the engine keeps what it is being sent, if it is here
 
@@ -55,9 +63,11 @@ class World:
     def now(cls, client: Any, temporary: Path) -> World:
         """Look."""
         mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-        files = {str(one) for folder in (temporary, DOCKER_TEMPORARY) if folder.is_dir() for one in folder.iterdir()}
+        files = {str(one) for one in temporary.iterdir()}
         if client is None:
+            mounts = {one for one in mounts if not one.startswith("/var/lib/docker")}
             return cls(mounts=frozenset(mounts), temporary=frozenset(files))
+        files |= {str(one) for one in DOCKER_TEMPORARY.iterdir()} if DOCKER_TEMPORARY.is_dir() else set()
         return cls(
             containers=frozenset(one.id for one in client.containers.list(all=True, ignore_removed=True)),
             volumes=frozenset(one.id for one in client.volumes.list()),
@@ -111,57 +121,50 @@ def forget_images(client: Any, before: World) -> None:
 
 
 @click.command(help=__doc__)
+@click.argument("which", metavar="LABELS.jsonl|MONTH")
 @click.option("--repo", required=True, metavar="OWNER/NAME=PATH")
-@click.option("--month", required=True)
 @click.option("--backend", type=click.Choice(["local", "docker"]), default="docker")
 @click.option("--kills", default=20)
-@click.option("--limit", default=0, help="pull requests; 0: all of the month")
+@click.option("--limit", default=1, help="pull requests that are built")
 @click.option("--seed", default=20240229)
-def main(repo: str, month: str, backend: str, kills: int, limit: int, seed: int) -> None:
+def main(which: str, repo: str, backend: Backend, kills: int, limit: int, seed: int) -> None:
     """Kill, run again, look."""
-    import docker
-
-    client = docker.from_env() if backend == "docker" else None
     chance = random.Random(seed)
-    variables = {name: value for name, value in os.environ.items() if name.startswith("FORMULAMINE_")}
-    command = ["month", month, "--repo", repo, "--backend", backend, *(["--limit", str(limit)] if limit else [])]
-    build = [*command, "--select", "images"]
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="formulamine-build-kills-") as scratch:
         folder, temporary = Path(scratch), Path(scratch) / "tmp"
         temporary.mkdir()
-        variables["TMPDIR"] = str(temporary)
         template, undisturbed = folder / "template", folder / "undisturbed"
-        resolved = formulamine(template, *command, "--select", BEFORE, variables=variables)
-        if resolved.code:
-            sys.exit(f"the month cannot be resolved:\n{resolved.err}")
+        resolve(template, which, repo, backend, limit)
+        client = docker.from_env() if backend == "docker" else None
         before = World.now(client, temporary)
         shutil.copytree(template, undisturbed, symlinks=True)
-        seconds = time_of(undisturbed, build, variables)
-        expected, rows = inside(undisturbed), outcomes(undisturbed, month)
+        began = time.monotonic()
+        rows, _ = built(undisturbed, backend, temporary, None)
+        seconds = time.monotonic() - began
         if "done" not in rows:
-            sys.exit(f"nothing of the month is built: {rows}")
+            sys.exit(f"nothing is built: {rows}")
+        expected = inside(undisturbed)
         click.echo(f"undisturbed: built in {seconds:.1f} s, {rows}")
         forget_images(client, before)
         for number in range(1, kills + 1):
             home = folder / f"home-{number:02}"
             shutil.copytree(template, home, symlinks=True)
             delay = chance.uniform(0, seconds)
-            one = hit(home, build, delay, signal.SIGKILL, at=AT, variables=variables)
-            found = [f"a process is left: {line}" for line in one.left]
-            found += [f"a control group holds a process: {path}" for path in one.groups]
-            at_kill = World.now(client, temporary)
-            left = [*at_kill.more_than(before, client, set()), *sorted(inside(home) - expected)]
-            again = formulamine(home, *build, variables=variables)
-            found += [f"the next run failed: {again.err[-1000:]}"] if again.code else []
+            built(home, backend, temporary, delay)
+            left = [
+                *processes_of(home),
+                *World.now(client, temporary).more_than(before, client, set()),
+                *sorted(inside(home) - expected),
+            ]
+            again, found = built(home, backend, temporary, None)
+            found += [f"a process: {line}" for line in processes_of(home)]
             found += World.now(client, temporary).more_than(before, client, known_images(home))
             found += [f"in the home: {one}" for one in sorted(inside(home) ^ expected)]
             found += [f"a lock is held: {path}" for path in locks_held(home)]
-            if outcomes(home, month) != rows:
-                found.append(f"differs: {outcomes(home, month)}")
-            killed = "killed" if one.by else "had ended"
+            found += [f"differs: {again}"] if again != rows else []
             click.echo(
-                f"{number:3} {killed} after {delay:5.1f} s: {len(left)} things left; {len(found)} after the next"
+                f"{number:3} killed after {delay:5.1f} s: {len(left)} things left, {len(found)} after the next run"
             )
             for line in found:
                 click.echo(f"      WRONG: {line}")
@@ -172,29 +175,47 @@ def main(repo: str, month: str, backend: str, kills: int, limit: int, seed: int)
     sys.exit(1 if wrong else 0)
 
 
-def time_of(home: Path, build: list[str], variables: dict[str, str]) -> float:
-    """Seconds from where a run says that it builds until it ends."""
-    begun = 0.0
+def resolve(home: Path, which: str, repo: str, backend: Backend, limit: int) -> None:
+    """Make a home in which some pull requests are resolved, with what their build reads in a file."""
+    os.environ["FORMULAMINE_HOME"] = str(home)
+    services = Services(Settings(), backend)
+    try:
+        name, _, place = repo.partition("=")
+        inputs = payload_inputs(services, rows_of(services, which, repo), {name: place})[:limit]
+        entries = run(services, env_payloads_step(services), inputs)
+        items = [image_input(item, entry) for item, entry in zip(inputs, entries, strict=True) if entry.record]
+    finally:
+        services.close()
+    (home / ITEMS).write_text("".join(item.model_dump_json() + "\n" for item in items))
+
+
+def build(home: Path, backend: Backend) -> None:
+    """What is killed: build what a home has resolved, and say how that ended."""
+    services = Services(Settings(), backend)
+    try:
+        items = [ImageInput.model_validate_json(line) for line in (home / ITEMS).read_text().splitlines()]
+        print(json.dumps(Counter(str(entry.status) for entry in run(services, images_step(services), items))))
+    finally:
+        services.close()
+
+
+def built(home: Path, backend: Backend, temporary: Path, delay: float | None) -> tuple[dict[str, int], list[str]]:
+    """Build in a process of its own, killed after so many seconds: how many ended how, and what is wrong with it."""
     process = subprocess.Popen(
-        [*COMMAND, *build], cwd=home.parent, env=environment(home, variables), stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        [sys.executable, __file__, "build", str(home), backend], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "FORMULAMINE_HOME": str(home), "TMPDIR": str(temporary)},
     )  # fmt: skip
-    told = []
-    for line in process.stderr or ():
-        told.append(line)
-        if AT in line and not begun:
-            begun = time.monotonic()
-    if process.wait():
-        sys.exit(f"the month cannot be built:\n{''.join(told)}")
-    return time.monotonic() - begun
-
-
-def outcomes(home: Path, month: str) -> dict[str, int]:
-    """How many rows of the images have which status."""
-    table = Tables(home / "tables").read("images", month)
-    assert table is not None, "images were never made"
-    return dict(table.group_by("status").len().sort("status").rows())
+    try:
+        told, errors = process.communicate(timeout=delay)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return {}, []
+    if process.returncode:
+        return {}, [f"it failed: {errors[-1000:]}"]
+    return json.loads(told.splitlines()[-1]), []
 
 
 if __name__ == "__main__":
-    main()
+    build(Path(sys.argv[2]), sys.argv[3]) if sys.argv[1:2] == ["build"] else main()  # type: ignore[arg-type]

@@ -133,6 +133,7 @@ def write_image(
     variables = dict(line.split("=", 1) for line in config.get("Env") or ())
     config["Env"] = [f"{key}={value}" for key, value in {**variables, **environment}.items()]
     config["Labels"] = {**(config.get("Labels") or {}), **labels}
+    config["Cmd"] = config.get("Cmd") or ["/bin/sh"]
     described = json.dumps(
         {
             "architecture": below["Architecture"],
