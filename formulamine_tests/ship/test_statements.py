@@ -158,6 +158,13 @@ def test_a_squashed_message_is_a_list_of_solutions() -> None:
         'perf: Improve import time by lazy import "slow" modules',
         "Minimum spanning tree: early break for efficiency",
         "It also removes the last slow place of its kind.",
+        "Removing the copy is what takes the time out of it.",
+        "Importing scipy is slow and should only be done when necessary.",
+        "We also sort the rows at detection time.",
+        "The header could be cached.",
+        "Disable automatic cache of columns",
+        "Optimize out the second pass",
+        "Eagerly loaded indices",
     ],
 )
 def test_sentences_that_tell_the_solution_are_left_out(told: str) -> None:
@@ -179,6 +186,9 @@ def test_sentences_that_tell_the_solution_are_left_out(told: str) -> None:
         "We profiled it: most of the time is spent in `sort`.",
         "Printing spends most of its time on formatting numbers, and every number is formatted twice.",
         "What it returns is right and must stay as it is.",
+        "Checking the calendar of our town hall for clashes is slow: with 4,000 bookings it takes a whole second.",
+        "Merging two tables of 1000 rows takes 3 s.",
+        "Importing it is slow on network drives",
         "Looking up a name scans the whole list each time.",
         "ENH: performance of `Index.get_loc` on large indexes",
         "tokenizing **kwargs is slower than tokenizing *args",
