@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from formulamine.services.llm import Answer, Llm, Prompt, Question
 from formulamine.ship.issues import Document
-from formulamine.ship.sentences import folded, sentences
+from formulamine.ship.sentences import LONGEST, folded, sentences
 
 RULES_FILE = Path(__file__).with_name("statement_rules.toml")
 PROMPT_FILE = Path(__file__).with_name("prompts") / "statement.md"
@@ -90,14 +90,14 @@ _SOLUTION = (
     _rule("verbs", rf"^\W*{_BEFORE_VERB}(?!{_SEEN}){{}}\w*\b"),
 )
 _PREFIX = _rule("prefixes", r"^{}")
-_NOTHING_SAID = _rule("nothing_said", r"^\W*(?:{}\W*)*$")
+_NOTHING_SAID = _rule("nothing_said", r"^\W*(?:\b{}\b\W*)*$")
 
 
 def split(document: Document) -> list[str]:
     """Sentences of a document; a title is one, however short, without the project's prefix."""
     if document.kind == "title":
         title = _PREFIX.sub("", folded(document.text)).strip()
-        return [title] if title else []
+        return [title] if title and len(title) <= LONGEST else []
     return sentences(document.text, _NO_PROSE)
 
 
@@ -156,7 +156,7 @@ def by_model(llm: Llm, documents: Sequence[Document], item: str) -> tuple[list[E
         Extracted(sentence, section, numbered[quote.document])
         for section in Section
         for quote in getattr(answer.value, section)
-        for sentence in [folded(quote.sentence)]
+        for sentence in [folded(quote.sentence)[:LONGEST]]
         if sentence
     ]
     return found, answer

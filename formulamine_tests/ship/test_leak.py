@@ -5,6 +5,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from formulamine.discover.diff import FileDiff
+from formulamine.ship.guard import Guard
+from formulamine.ship.identity import People
 from formulamine.ship.leak import Base, Fix, Rule
 from formulamine.ship.normal import strict, visible
 
@@ -180,9 +182,10 @@ class TestNames:
         assert fix("def test_fast_path(): pass", path="tests/test_core.py").names == {}
 
     def test_names_of_confirmed_benchmarks_are_allowed(self) -> None:
-        found = fix("def fast_path(self):")
-        assert rules(found, "`bench.time_fast_path`: 1 s a call", allowed=["bench.time_fast_path"]) == set()
-        assert rules(found, "`bench.fast_path`: 1 s; fast_path", allowed=["bench.fast_path"]) == {"name"}
+        guard = Guard(fix("def fast_path(self):"), People.of([], Base.of([])))
+        assert guard.leaks("`bench.time_fast_path`: 1 s a call", allowed=["bench.time_fast_path"]) == []
+        assert guard.leaks("`bench.fast_path`: 1 s", allowed=["bench.time_fast_path"]) != []
+        assert guard.leaks("`bench.fast_path`: 1 s; fast_path", allowed=["bench.fast_path"]) != []
 
 
 @pytest.mark.parametrize(

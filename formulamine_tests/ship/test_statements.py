@@ -282,6 +282,15 @@ def test_a_title_is_shown_without_the_projects_prefix(title: str, shown: str) ->
     assert kept(title) == [shown]
 
 
+@pytest.mark.parametrize(
+    "piece", ["perf", "perf ", "a.", "a-", "@a", "with 1s ", "a/a", "x@y.", "(I also ", "`", "<b "]
+)
+def test_a_hostile_message_takes_no_time_to_speak_of(piece: str) -> None:
+    """With a pattern that backtracks without end, this would not end."""
+    title, body = piece * 200 + "—x", piece * 4_000 + "—x"
+    assert chosen(title, f"{body}\n\n{title} is slow.").parts is not None
+
+
 def test_what_is_seen_and_what_is_found_out_are_told_apart() -> None:
     body = "Opening a file takes 3 s. Most of it is spent in `parse_header`, which is called for each row."
     assert [(one.section, one.kind) for one in chosen("Slow opening of files", body).parts] == [
