@@ -88,8 +88,10 @@ _SOLUTION = (
     _rule("solutions"),
     # "Avoiding copies" tells what was done, "Merging tables takes 3 s" does not.
     _rule("verbs", rf"^\W*{_BEFORE_VERB}(?!{_SEEN}){{}}\w*\b"),
+    _rule("verbs", r"(?:[:;]| -) {}\w*\b"),
 )
 _PREFIX = _rule("prefixes", r"^{}")
+_FEATURE = _rule("features", r"^\W*{}")
 _NOTHING_SAID = _rule("nothing_said", r"^\W*(?:\b{}\b\W*)*$")
 
 
@@ -127,6 +129,8 @@ def _section(sentence: str, document: Document) -> Section | None:
         return None
     if told := tells_solution(sentence):
         return told
+    if document.kind == "title" and _FEATURE.search(folded(document.text)):
+        return Section.SOLUTION_OVERVIEW
     if document.kind != "title" and not _PROBLEM.search(sentence):
         return None
     return Section.TRIAGE if _CAUSE.search(sentence) else Section.INITIAL_OBSERVATIONS

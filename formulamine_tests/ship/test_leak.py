@@ -104,6 +104,10 @@ class TestLines:
     def test_prose_with_one_other_word_is_let_through_where_it_is_short(self) -> None:
         assert rules(fix("# sort the rows first", base="x"), "They sort the columns first.") == set()
 
+    @pytest.mark.parametrize("told", ["`# sort the columns first`", "```\n# sort the columns first\n```"])
+    def test_unless_it_is_quoted_as_code(self, told: str) -> None:
+        assert rules(fix("# sort the rows first", base="x"), told) == {"renamed_line"}
+
     @pytest.mark.parametrize("line", ["return x + 1", "x = 1", "}", "abcdefghijklmnop", ""])
     def test_a_line_that_says_too_little_is_none(self, line: str) -> None:
         assert fix(line).lines == {}

@@ -165,6 +165,8 @@ def test_a_squashed_message_is_a_list_of_solutions() -> None:
         "Disable automatic cache of columns",
         "Optimize out the second pass",
         "Eagerly loaded indices",
+        "Accelerate tests: parallelize, remove slow ones",
+        "Sorting is slow - use a heap",
     ],
 )
 def test_sentences_that_tell_the_solution_are_left_out(told: str) -> None:
@@ -289,6 +291,11 @@ def test_a_hostile_message_takes_no_time_to_speak_of(piece: str) -> None:
     """With a pattern that backtracks without end, this would not end."""
     title, body = piece * 200 + "—x", piece * 4_000 + "—x"
     assert chosen(title, f"{body}\n\n{title} is slow.").parts is not None
+
+
+def test_a_feature_is_what_was_made() -> None:
+    assert kept("feat: custom in-memory indexes") == []
+    assert kept("feat(io): faster reading of tables") == ["faster reading of tables"]
 
 
 def test_what_is_seen_and_what_is_found_out_are_told_apart() -> None:
