@@ -22,6 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from keyword import kwlist
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def main() -> int:
     parser.add_argument("--repo", action="append", required=True, metavar="OWNER/NAME=PATH")
     parser.add_argument("--leaking", type=int, default=40)
     parser.add_argument("--clean", type=int, default=40)
+    parser.add_argument("--days", type=int, default=1500, help="how far back")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print every text with what was found in it")
     parser.add_argument("--statements", type=int, default=0, help="print so many statements instead")
@@ -85,7 +87,7 @@ def main() -> int:
     try:
         places = dict(one.split("=", 1) for one in asked.repo)
         wanted = asked.statements or max(asked.leaking, asked.clean)
-        cases = in_turn([cases_of(services, repo, url) for repo, url in places.items()], wanted, asked.seed)
+        cases = in_turn([cases_of(services, repo, url, asked.days) for repo, url in places.items()], wanted, asked.seed)
         if asked.statements:
             for number, case in enumerate(cases, 1):
                 tell(services, number, case)
@@ -95,11 +97,12 @@ def main() -> int:
         services.close()
 
 
-def cases_of(services: Services, repo: str, url: str) -> list[Case]:
-    """Merged pull requests of a repository that speak of performance and that the sieve lets through."""
+def cases_of(services: Services, repo: str, url: str, days: int) -> list[Case]:
+    """Merged pull requests of a repository's last days that speak of performance and that the sieve lets through."""
     mirror = services.git.mirror(repo, services.git.inspect_source(url))
     chain = services.git.first_parent(mirror)
-    records, _ = merged_between(services.git, mirror, repo, chain[0].sha, chain[-1].committed_at, chain[0].committed_at)
+    newest = chain[0].committed_at
+    records, _ = merged_between(services.git, mirror, repo, chain[0].sha, newest - timedelta(days=days), newest)
     rules = load_rules()
     found: list[Case] = []
     earlier: list[PullRequest] = []

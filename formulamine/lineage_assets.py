@@ -97,6 +97,8 @@ def story_of(pr_id: str) -> dg.MaterializeResult[Any]:
         metadata["benchmarks"] = dg.MetadataValue.md(telling.benchmarks(story))
     if story.statement:
         metadata["statement"] = dg.MetadataValue.md(telling.statement(story))
+    if left_out := telling.left_out(story):
+        metadata["left out of the statement"] = dg.MetadataValue.md(left_out)
     metadata |= {
         "month": story.month,
         "ended_at": story.last.asset,

@@ -104,6 +104,13 @@ def statement(story: Story) -> str:
     return (story.statement or "none").replace("![", "!\\[")
 
 
+def left_out(story: Story) -> str:
+    """Sentences that the statement does not show, as a Markdown table; empty where there is none."""
+    chapter = story.chapter("problem_statements")
+    removed = (chapter.row["removed"] or []) if chapter else []
+    return table(["left out", "sentence"], [[one["why"], markdown(one["text"])] for one in removed]) if removed else ""
+
+
 def whole(story: Story, redone: Sequence[Redo] = ()) -> str:
     """The whole story as one Markdown page."""
     parts = [
@@ -116,6 +123,7 @@ def whole(story: Story, redone: Sequence[Redo] = ()) -> str:
         provenance(story),
         *(["### Benchmarks", benchmarks(story)] if story.benchmarks else []),
         *(["### Problem statement", statement(story)] if story.statement else []),
+        *(["### Left out of it", left_out(story)] if left_out(story) else []),
         *(["### If the month ran now", would_redo(redone)] if redone else []),
     ]
     return "\n\n".join(parts)

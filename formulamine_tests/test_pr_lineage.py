@@ -60,6 +60,7 @@ def test_the_story_is_metadata(made: Path, instance: dg.DagsterInstance) -> None
     )  # fmt: skip
     assert value(event, "benchmarks").startswith("![Benchmarks of formulamine/sample#32](data:image/svg+xml;base64,")
     assert "# A slow path" in value(event, "statement")
+    assert "| leak: name | Use a \\| \\<dict\\>. |" in value(event, "left out of the statement")
     assert "gates again from raw samples" in value(event, "story")
     assert len(value(event, "outcomes")) < 1000
     assert instance.get_latest_materialization_event(pr_lineage.key) is not None

@@ -39,6 +39,7 @@ from formulamine.tables import (
     OutcomeCounts,
     ProblemStatement,
     PublishedRelease,
+    Removed,
     SpeedupMeasurement,
 )
 
@@ -106,7 +107,8 @@ def answer(asset: str, number: int) -> Outcome:
         case "problem_statements":
             text = "# A slow path\n\nIt is slow ![x](http://x/y.png).\n"
             return Done(ProblemStatement(
-                statement=text, sources=["measured"], parts=[], fidelity=1.0, removed=[], documents_sha256="d" * 64,
+                statement=text, sources=["measured"], parts=[], fidelity=1.0,
+                removed=[Removed(text="Use a | <dict>.", why="leak: name")], documents_sha256="d" * 64,
                 extracted_by="rules", extraction_prompt="", extraction_tokens=0,
             ))  # fmt: skip
         case _:

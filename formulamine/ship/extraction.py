@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from formulamine.services.llm import Answer, Llm, Prompt, Question
 from formulamine.ship.issues import Document
-from formulamine.ship.sentences import folded, sentences
+from formulamine.ship.sentences import LONGEST, folded, sentences
 
 RULES_FILE = Path(__file__).with_name("statement_rules.toml")
 PROMPT_FILE = Path(__file__).with_name("prompts") / "statement.md"
@@ -74,6 +74,11 @@ def _rule(name: str, around: str = "{}") -> re.Pattern[str]:
     return re.compile(around.format(f"(?:{'|'.join(_RULES[name])})"), re.IGNORECASE)
 
 
+_BEFORE_VERB = r"(?:[\w ./-]+(?:\([^)]*\))?!?\]?:\s*|\[[^\]]*\]\s*)?"
+_SEEN = (
+    rf"(?!(?:{'|'.join(_RULES['changes'])}))\w+ing\b.*"
+    r"\b(?:is|are|was|were|takes?|took|spen[dt]s?|wastes?|costs?|needs?)\b"
+)
 _NO_PROSE = _rule("lines", r"^\s*{}")
 _PROBLEM = _rule("problems")
 _CAUSE = _rule("causes")
@@ -81,17 +86,20 @@ _ASIDE = (_rule("references"), _rule("ceremony"))
 _RESULT = _rule("results")
 _SOLUTION = (
     _rule("solutions"),
-    _rule("verbs", r"^\W*(?:[\w ./-]+(?:\([^)]*\))?!?\]?:\s*|\[[^\]]*\]\s*)?{}\w*\b"),
+    # "Avoiding copies" tells what was done, "Merging tables takes 3 s" does not.
+    _rule("verbs", rf"^\W*{_BEFORE_VERB}(?!{_SEEN}){{}}\w*\b"),
+    _rule("verbs", r"(?:[:;]| -) {}\w*\b"),
 )
 _PREFIX = _rule("prefixes", r"^{}")
-_NOTHING_SAID = _rule("nothing_said", r"^\W*(?:{}\W*)*$")
+_FEATURE = _rule("features", r"^\W*{}")
+_NOTHING_SAID = _rule("nothing_said", r"^\W*(?:\b{}\b\W*)*$")
 
 
 def split(document: Document) -> list[str]:
     """Sentences of a document; a title is one, however short, without the project's prefix."""
     if document.kind == "title":
         title = _PREFIX.sub("", folded(document.text)).strip()
-        return [title] if title else []
+        return [title] if title and len(title) <= LONGEST else []
     return sentences(document.text, _NO_PROSE)
 
 
@@ -121,6 +129,8 @@ def _section(sentence: str, document: Document) -> Section | None:
         return None
     if told := tells_solution(sentence):
         return told
+    if document.kind == "title" and _FEATURE.search(folded(document.text)):
+        return Section.SOLUTION_OVERVIEW
     if document.kind != "title" and not _PROBLEM.search(sentence):
         return None
     return Section.TRIAGE if _CAUSE.search(sentence) else Section.INITIAL_OBSERVATIONS
@@ -150,7 +160,7 @@ def by_model(llm: Llm, documents: Sequence[Document], item: str) -> tuple[list[E
         Extracted(sentence, section, numbered[quote.document])
         for section in Section
         for quote in getattr(answer.value, section)
-        for sentence in [folded(quote.sentence)]
+        for sentence in [folded(quote.sentence)[:LONGEST]]
         if sentence
     ]
     return found, answer

@@ -45,13 +45,20 @@ class Guard:
     people: People
 
     def leaks(self, text: str, solution: Iterable[str] = (), allowed: Iterable[str] = ()) -> list[Leak]:
-        """All that a text tells; see `Fix.leaks`."""
-        return sorted([*self.fix.leaks(text, solution, allowed), *self.people.leaks(_without(text, allowed))])
+        """All that a text tells, sorted; empty where it tells nothing.
+
+        Args:
+            text: as it would be shown.
+            solution: sentences that were found to tell the solution.
+            allowed: what may stand there all the same: names of confirmed benchmarks.
+        """
+        for name in sorted(allowed, key=len, reverse=True):
+            text = text.replace(name, "...")
+        return sorted([*self.fix.leaks(text, solution), *self.people.leaks(text)])
 
     def told(self, statement: str, removed: Sequence[Removed], allowed: Iterable[str]) -> list[Leak]:
         """All that a rendered statement tells, sentences of the solution among it."""
-        solution = [one.text for one in removed if one.why in SOLUTION]
-        return self.leaks(statement, solution, allowed)
+        return self.leaks(statement, [one.text for one in removed if one.why in SOLUTION], allowed)
 
 
 def guard_of(
@@ -110,9 +117,3 @@ def unfounded(
         if part.text not in statement or not any(stands_in(part.text, one) for one in source):
             wrong.append(f"{part.text!r} does not stand in its source")
     return wrong
-
-
-def _without(text: str, allowed: Iterable[str]) -> str:
-    for name in sorted(allowed, key=len, reverse=True):
-        text = text.replace(name, "...")
-    return text

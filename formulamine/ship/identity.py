@@ -27,17 +27,19 @@ _TOP = (
     r"(?:com|org|net|edu|gov|mil|int|info|io|dev|ai|me|app|co|eu|de|uk|fr|ch|at|nl|se|no|dk|fi|es|it|pl|cz|jp|cn|in|br"
     r"|au|ca|us|ru|kr)"
 )
-_MAIL = re.compile(rf"(?<![\w@/])[\w.+-]+(?:@| ?[\[(]at[\])] ?)(?:[\w-]+\.)+{_TOP}\b", re.IGNORECASE)
+_MAIL = re.compile(
+    rf"(?<![\w@/])[\w.+-]{{1,64}}(?:@| ?[\[(]at[\])] ?)(?:[\w-]{{1,63}}\.){{1,8}}{_TOP}\b", re.IGNORECASE
+)
 _HANDLE = re.compile(
     r"(?<![\w@/.`'\"])@(?:(?P<team>[\w-]+/[\w-]+)|(?P<name>[A-Za-z0-9](?:-?[A-Za-z0-9]){1,38})(?![\w(@/-]|\.\w))"
 )
 _HOME = re.compile(
     r"(?P<before>/(?:home|Users|export/home|var/home|usr/home)/|[A-Za-z]:(?:\\\\?|/)Users(?:\\\\?|/)|(?<![\w~/])~)(?P<name>[A-Za-z][\w.-]*)"
 )
-_SHELL = re.compile(r"\b[\w.-]+@[\w.-]+(?=:[~/][^\s]*\s*[$#%])")
+_SHELL = re.compile(r"\b[\w.-]{1,64}@[\w.-]{1,255}(?=:[~/][^\s]*\s*[$#%])")
 _ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])(?::\d+)?")
 _HOST = re.compile(
-    r"(?<![\w@/.])(?:[a-z0-9][a-z0-9-]*\.)+(?:local|localdomain|lan|internal|intranet|corp|edu|gov|com|org|net|ac\.[a-z]{2})(?![\w(]|[.-]\w)",
+    r"(?<![\w@/.])(?:[a-z0-9][a-z0-9-]{0,62}\.){1,8}(?:local|localdomain|lan|internal|intranet|corp|edu|gov|com|org|net|ac\.[a-z]{2})(?![\w(]|[.-]\w)",
     re.IGNORECASE,
 )
 _PART = re.compile(r"[^\W\d_]+")

@@ -30,7 +30,8 @@ MIN_NAME = 4  # shorter names (i, fn, key) are words of any text,
 MIN_QUOTED_NAME = 2  # unless they are quoted as code
 MIN_SPLIT_NAME = 8  # characters of a name that is found in spite of a line break inside of it
 MIN_SENTENCE = 20  # characters of a sentence of the solution; shorter ones ("Done.") are no sentences of anything
-SAME_WORDS = 5  # of a comment or docstring that is told with another word in it
+SAME_WORDS = 5  # of a comment or docstring that is told with another word in it,
+SAME_QUOTED = 2  # and of one that is quoted as code
 MAX_FILE_BYTES = 1_000_000  # larger text files are data
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _WORD = re.compile(r"\w+")
@@ -39,7 +40,9 @@ _ENDS = ",;:"  # what a line of code ends with, and whoever quotes it leaves out
 _CODE = frozenset("=()[]{}:.@%&")
 _KEYWORDS = frozenset(one.casefold() for one in (*kwlist, "cdef", "cpdef", "cimport", "nogil"))
 _STATEMENT = re.compile(r"\s*(?:import|from|return|yield|raise|global|nonlocal|del|class|def|c(?:p?def|import))\b")
-_QUOTED = re.compile(r"`([^`\n]+)`|^(?: {4}|\t)(.+)$", re.MULTILINE)
+_QUOTED = re.compile(
+    r"^[ \t>]*(?:`{3,}|~{3,})[^\n]*\n(.*?)(?:^[ \t>]*(?:`{3,}|~{3,})|\Z)|`([^`\n]+)`|^(?: {4}|\t)([^\n]+)$", re.M | re.S
+)
 _STRING = re.compile(
     r"""\b[rbuf]{0,2}(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""", re.I
 )
@@ -178,22 +181,21 @@ class Fix:
         own = {one for one in branches if len(one) >= MIN_SPLIT_NAME and word(one) not in base.words}
         return cls(lines, loosened, shapes, names, frozenset(shas), frozenset(own), base)
 
-    def leaks(self, text: str, solution: Iterable[str] = (), allowed: Iterable[str] = ()) -> list[Leak]:
+    def leaks(self, text: str, solution: Iterable[str] = ()) -> list[Leak]:
         """What a text tells, sorted; empty where it tells nothing.
 
         Args:
             text: as it would be shown.
             solution: sentences that were found to tell the solution.
-            allowed: what may stand there all the same: names of confirmed benchmarks.
         """
-        for name in sorted(allowed, key=len, reverse=True):
-            text = text.replace(name, "...")
         seen = visible(text)
         bare = unfenced(seen)
         lines = self._lines(seen, bare)
         found = {Leak(Rule.LINE, line) for line in lines}
-        found |= {Leak(Rule.RENAMED_LINE, line) for line in self._renamed(bare) if line not in lines}
-        found |= {Leak(Rule.NAME, name) for name in self._names(bare)}
+        code = "\n".join("".join(groups) for groups in _QUOTED.findall(seen))
+        renamed = {*self._renamed(bare, SAME_WORDS), *self._renamed(unfenced(code), SAME_QUOTED)}
+        found |= {Leak(Rule.RENAMED_LINE, line) for line in renamed - lines}
+        found |= {Leak(Rule.NAME, name) for name in self._names(bare, code)}
         found |= {Leak(Rule.COMMIT, one) for one in _HASH.findall(seen) if self._is_ours(one.lower())}
         found |= {Leak(Rule.BRANCH, one) for one in self.branches if one.casefold() in seen.casefold()}
         flat = " ".join(bare.split())
@@ -209,20 +211,23 @@ class Fix:
         flat = loose(bare)
         return found | {line for form, line in self.loose_lines.items() if form in flat}
 
-    def _renamed(self, bare: str) -> Iterator[str]:
-        """Added lines that stand there with one name changed, unless base has that line too."""
-        told = tokens(bare)
+    def _renamed(self, text: str, same: int) -> Iterator[str]:
+        """Added lines that stand there with one name changed, unless base has that line too.
+
+        Of prose, `same` words must be the same.
+        """
+        told = tokens(text)
         for size in {len(shape) for shape in self.shapes}:
             for start in range(len(told) - size + 1):
                 window = told[start : start + size]
                 for original, line in self.shapes.get(_shape(window), ()):
-                    if _one_renamed(original, window) and "".join(window) not in self.base.loose_lines:
+                    if _one_renamed(original, window, same) and "".join(window) not in self.base.loose_lines:
                         yield line
 
-    def _names(self, bare: str) -> Iterator[str]:
+    def _names(self, bare: str, code: str) -> Iterator[str]:
         """Introduced names, in whichever letters; short ones only where they are quoted as code."""
         told = words(bare)
-        quoted = words(" ".join(" ".join(groups) for groups in _QUOTED.findall(bare)))
+        quoted = words(code)
         unbroken = words(_LINE_BREAK.sub("", bare))
         for form, name in self.names.items():
             said = form in (told if len(form) >= MIN_NAME else quoted) and len(form) >= MIN_QUOTED_NAME
@@ -255,7 +260,7 @@ def _shape(told: Sequence[str]) -> tuple[str, ...]:
     return tuple("name" if _is_name(one) else one for one in told)
 
 
-def _one_renamed(original: Sequence[str], other: Sequence[str]) -> bool:
+def _one_renamed(original: Sequence[str], other: Sequence[str], least: int) -> bool:
     """Whether two lines of one shape differ in one name, everywhere, and share enough to be the same line."""
     changed = {pair for pair in zip(original, other, strict=True) if pair[0] != pair[1]}
     if len(changed) != 1:
@@ -265,7 +270,7 @@ def _one_renamed(original: Sequence[str], other: Sequence[str]) -> bool:
     if before in same:
         return False
     if not _CODE.intersection(original):
-        return len(same) >= SAME_WORDS
+        return len(same) >= least
     return len(set(same)) > 1 or (len(set(same)) == 1 and len(original) > MIN_TOKENS)
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 STANDS = 0.75  # FACTS: longest common subsequence of words, of a sentence and its source
 SHORTEST = 20  # characters; what is shorter is a fragment ("Thanks!", "See below.")
+LONGEST = 1_000  # what is longer is a log or a table
 _CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|^(?: {4}|\t)[^\n]*$", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(@])|\n\s*\n|\n(?=\s*(?:[-+]|\d+[.)]) )")
@@ -36,7 +37,7 @@ def sentences(text: str, no_prose: re.Pattern[str]) -> list[str]:
     # What is left out ends a sentence: two halves that stand apart are none of the source.
     lines = ["" if no_prose.match(line) else line for line in prose.split("\n")]
     found = (_BULLET.sub("", folded(part)) for part in _END.split("\n".join(lines)))
-    return [sentence for sentence in found if len(sentence) >= SHORTEST and " " in sentence]
+    return [sentence for sentence in found if SHORTEST <= len(sentence) <= LONGEST and " " in sentence]
 
 
 def folded(text: str) -> str:

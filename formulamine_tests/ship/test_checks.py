@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from formulamine.checks import done_rows
 from formulamine.services.container import Services
 from formulamine.services.resolver import Interpreter
 from formulamine.ship.assets import (
@@ -16,6 +17,7 @@ from formulamine.ship.assets import (
     release_folder,
     release_is_whole,
     statements_tell_nothing,
+    told_of_statements,
 )
 from formulamine.ship.release import ReleasedRow, compose, write
 from formulamine_tests.build.tables_of import MONTH, month_of, spoiled
@@ -134,3 +136,20 @@ def test_what_is_open_refuses_the_release_and_says_the_mend(home: Path, interpre
     assert "1 env_payloads index_unreachable, 1 images limit" in refusal(MONTH, found)
     assert "--partial" in refusal(MONTH, found)
     assert dict(ended(MONTH, made))["images"] == {"deferred (limit)": 1, "done": 1, "failed (timeout)": 1}
+
+
+def test_what_was_left_out_is_counted_for_the_ui(shipped: Services) -> None:
+    removed = [REPORTED, {"text": "Use a | <dict>.", "why": "leak: name"}, {"text": "See #3.", "why": "leak: number"}]
+    services = spoiled(shipped, "problem_statements", removed=removed, fidelity=0.75, extraction_tokens=100)
+    told = told_of_statements(done_rows("problem_statements", MONTH, services))
+    assert str(told.pop("removed sentences").value).count("| leak: name | Use a \\| \\<dict\\>. |") == 2
+    assert told == {
+        "sentences shown": 4, "sentences removed": 6, "sentences removed as leaks": 4, "tokens": 200, "fidelity": 0.75,
+        "stated from the measurement alone": 0, "removed as leak: name": 2, "removed as leak: number": 2,
+    }  # fmt: skip
+
+
+def test_a_month_without_statements_counts_nothing(home: Path, interpreters: dict[str, Interpreter]) -> None:
+    services = month_of(interpreters, [], "published_release")
+    told = told_of_statements(done_rows("problem_statements", MONTH, services))
+    assert set(told.values()) == {0}

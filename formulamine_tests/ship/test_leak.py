@@ -5,6 +5,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from formulamine.discover.diff import FileDiff
+from formulamine.ship.guard import Guard
+from formulamine.ship.identity import People
 from formulamine.ship.leak import Base, Fix, Rule
 from formulamine.ship.normal import strict, visible
 
@@ -102,6 +104,10 @@ class TestLines:
     def test_prose_with_one_other_word_is_let_through_where_it_is_short(self) -> None:
         assert rules(fix("# sort the rows first", base="x"), "They sort the columns first.") == set()
 
+    @pytest.mark.parametrize("told", ["`# sort the columns first`", "```\n# sort the columns first\n```"])
+    def test_unless_it_is_quoted_as_code(self, told: str) -> None:
+        assert rules(fix("# sort the rows first", base="x"), told) == {"renamed_line"}
+
     @pytest.mark.parametrize("line", ["return x + 1", "x = 1", "}", "abcdefghijklmnop", ""])
     def test_a_line_that_says_too_little_is_none(self, line: str) -> None:
         assert fix(line).lines == {}
@@ -180,9 +186,10 @@ class TestNames:
         assert fix("def test_fast_path(): pass", path="tests/test_core.py").names == {}
 
     def test_names_of_confirmed_benchmarks_are_allowed(self) -> None:
-        found = fix("def fast_path(self):")
-        assert rules(found, "`bench.time_fast_path`: 1 s a call", allowed=["bench.time_fast_path"]) == set()
-        assert rules(found, "`bench.fast_path`: 1 s; fast_path", allowed=["bench.fast_path"]) == {"name"}
+        guard = Guard(fix("def fast_path(self):"), People.of([], Base.of([])))
+        assert guard.leaks("`bench.time_fast_path`: 1 s a call", allowed=["bench.time_fast_path"]) == []
+        assert guard.leaks("`bench.fast_path`: 1 s", allowed=["bench.time_fast_path"]) != []
+        assert guard.leaks("`bench.fast_path`: 1 s; fast_path", allowed=["bench.fast_path"]) != []
 
 
 @pytest.mark.parametrize(
