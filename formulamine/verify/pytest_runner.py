@@ -91,6 +91,8 @@ def name_of(nodeid: str) -> str:
 def last_line(report: Any) -> str:
     """What a report says in its last line that is not empty."""
     representation = report.longrepr
+    if isinstance(representation, tuple):  # of what is skipped: file, line, why
+        return str(representation[-1])[:LONGEST_DETAIL]
     crash = getattr(representation, "reprcrash", None)
     text = crash.message.partition("\n")[0] if crash else str(representation or "").strip().rpartition("\n")[2]
     return str(text)[:LONGEST_DETAIL]
