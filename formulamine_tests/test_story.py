@@ -56,14 +56,16 @@ def measured(number: int) -> Outcome:
     one = BenchmarkResult(
         benchmark="bench_text.time_`slugify`", kind="time", stage="confirm", mode="steady", status="ok", detail="",
         number=9, rounds=4, speedup=speedup, ci_low=speedup * 0.9, ci_high=speedup * 1.1, base_seconds=1e-3,
-        head_seconds=1e-3, wall_speedup=speedup, decision="faster" if number == 32 else "dropped",
+        head_seconds=1e-3, wall_speedup=speedup, decision="faster" if number == 32 else "dropped", clock="cpu",
+            other_mode="", other_speedup=None, unit="seconds", base_value=None, head_value=None,
     )  # fmt: skip
     faster = number == 32
     record = SpeedupMeasurement(
         verdict="faster" if faster else "not_faster", benchmark=one.benchmark if faster else None,
         speedup=one.speedup if faster else None, ci_low=one.ci_low if faster else None,
         ci_high=one.ci_high if faster else None, regressions=["bench.time_other"] if faster else [], screened=8, kept=4,
-        confirmed=int(faster), controls=2, controls_passed=0, tests_before=None, tests_after=None,
+        confirmed=int(faster), selection="all", selection_why="", reached=None, excluded=0, skipped=0,
+        failed_to_import=[], controls=2, controls_passed=0, tests_before=None, tests_after=None,
         environment_differs=False, recipe_hash="c" * 64, raw_sha256="d" * 64, machine="a machine", load_before=0.0,
         load_after=0.0, limits=[], results=[one],
     )  # fmt: skip

@@ -90,7 +90,13 @@ class Lockstep:
         self._generation += 1
         for side in self.sides:
             side.end()
+            side.tracing = False
             side.hash_seed = number_of(self.seed, "hashes", self._generation)
+
+    def trace(self) -> None:
+        """Have the next processes note what their imports run; until `renew` they are none to measure with."""
+        for side in self.sides:
+            side.tracing = True
 
     def discover(self) -> Suite:
         """Import the suite on both sides, module by module, and list what they hold.

@@ -30,10 +30,12 @@ from formulamine.services.store import Blobs, waiting
 from formulamine.settings import MeasureSettings
 from formulamine.tables import BenchmarkResult, Record, SpeedupMeasurement
 from formulamine.verify import protocol
+from formulamine.verify.lockstep import number_of
 from formulamine.verify.side import HARNESS, HarnessConfig, Launch, Limits
 from formulamine.verify.side import Cancelled as MeasurementCancelled
 
 PROGRESS_EVERY_S = 20.0
+CONTROLS_MOST = 2  # of a pull request: one, and once more where it found something
 
 _log = logging.getLogger(__name__)
 
@@ -74,11 +76,17 @@ class RawBlob(Record):
     load_after: float
     limits: list[str]
     measurement: str
-    control: str
+    control: list[str]
+    """None where the pull request is not in the sample, and one more where the first found something."""
 
     def to_blob(self) -> bytes:
         """Bytes whose hash names the measurement."""
         return self.model_dump_json().encode()
+
+
+def controlled(pr_id: str, settings: MeasureSettings) -> bool:
+    """Whether a pull request is in the sample whose base is also measured against itself."""
+    return settings.control_cases > 0 and number_of("control", pr_id) < settings.control_share * 2**32
 
 
 def machine_class() -> str:
@@ -145,11 +153,19 @@ class MeasureStep:
             measured = protocol.measure(
                 base, head, limits=limits, min_speedup=thresholds[0], min_lower_bound=thresholds[1],
                 cancelled=self.cancelled, progress=progress, seed=seed,
+                select=not pair.recipe.pins_base,  # other releases on each side may touch anything
             )  # fmt: skip
-            control = protocol.control(
-                base, cases=self.settings.control_cases, limits=limits, min_speedup=thresholds[0],
-                min_lower_bound=thresholds[1], cancelled=self.cancelled, progress=progress, seed=seed,
-            )  # fmt: skip
+            controls: list[protocol.Measurement] = []
+            while controlled(item.pr_id, self.settings) and len(controls) < CONTROLS_MOST:
+                controls.append(
+                    protocol.control(
+                        base, cases=self.settings.control_cases, limits=limits, min_speedup=thresholds[0],
+                        min_lower_bound=thresholds[1], cancelled=self.cancelled, progress=progress,
+                        seed=seed + len(controls),
+                    )
+                )  # fmt: skip
+                if controls[-1].verdict.verdict not in ("faster", "slower"):
+                    break
         finally:
             for one in running:
                 one.close()
@@ -163,7 +179,7 @@ class MeasureStep:
             load_after=os.getloadavg()[0],
             limits=sandbox.limits,
             measurement=measured.raw.to_json(),
-            control=control.raw.to_json(),
+            control=[one.raw.to_json() for one in controls],
         )
         self.blobs.put(raw.to_blob())
         record = record_of(raw, self.settings)
@@ -212,10 +228,12 @@ def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
         ValueError, TypeError, KeyError: these are no raw samples.
     """
     thresholds = (settings.min_speedup, settings.min_lower_bound)
-    verdict = protocol.decide(protocol.RawMeasurement.from_json(raw.measurement), *thresholds)
-    control = protocol.decide(protocol.RawMeasurement.from_json(raw.control), *thresholds)
-    results = [BenchmarkResult.model_validate(vars(one)) for one in (*verdict.results, *control.results)]
-    controls = [one for one in control.results if one.rounds]
+    raw_measurement = protocol.RawMeasurement.from_json(raw.measurement)
+    verdict = protocol.decide(raw_measurement, *thresholds)
+    of_controls = [protocol.decide(protocol.RawMeasurement.from_json(one), *thresholds) for one in raw.control]
+    controls = [one for control in of_controls for one in control.results]
+    results = [BenchmarkResult.model_validate(vars(one)) for one in (*verdict.results, *controls)]
+    controls = [one for one in controls if one.rounds]
     return SpeedupMeasurement(
         verdict=verdict.verdict,
         benchmark=verdict.benchmark or None,
@@ -225,6 +243,12 @@ def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
         regressions=list(verdict.regressions),
         screened=verdict.screened,
         kept=verdict.kept,
+        selection=raw_measurement.selection.mode,
+        selection_why=raw_measurement.selection.why,
+        reached=len(raw_measurement.selection.reached) if raw_measurement.selection.mode == "impact" else None,
+        excluded=raw_measurement.selection.excluded,
+        skipped=sum(one.stage == "screen" and one.status == "skipped" for one in verdict.results),
+        failed_to_import=sorted({one.module for one in raw_measurement.problems}),
         confirmed=verdict.confirmed,
         controls=len(controls),
         controls_passed=sum(one.decision in ("faster", "slower") for one in controls),

@@ -81,6 +81,22 @@ class RawValue:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which cases were measured, and why these.
+
+    `mode` is all (`why` says why, nothing where nobody asked for less) or impact: those `reached` by the change, and of
+    the others, `excluded` in number, a sample of some to check the choice. `changed` names functions.
+    """
+
+    mode: str = "all"
+    why: str = ""
+    changed: tuple[str, ...] = ()
+    reached: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()
+    excluded: int = 0
+
+
+@dataclass(frozen=True)
 class RawMeasurement:
     """A whole measurement.
 
@@ -95,6 +111,7 @@ class RawMeasurement:
     reason: str = ""
     detail: str = ""
     load: tuple[str, str] = ("", "")
+    selection: Selection = Selection()
     version: str = VERSION
 
     def to_json(self) -> str:
@@ -115,6 +132,7 @@ class RawMeasurement:
             for case in fields["cases"]
         )
         fields["values"] = tuple(RawValue(**tuples(value)) for value in fields["values"])
+        fields["selection"] = Selection(**tuples(fields["selection"]))
         fields["problems"] = tuple(ModuleProblem(**problem) for problem in fields["problems"])
         fields["one_sided"] = tuple((name, kind, side) for name, kind, side in fields["one_sided"])
         return cls(**tuples(fields))

@@ -14,7 +14,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,8 @@ class Side:
         self._ready = False
         self.hash_seed = 0
         """Of the next process, alike on both sides."""
+        self.tracing = False
+        """Whether the next process notes what its imports run; it is none to measure with."""
         self.suite = ""
         self._imported: set[str] = set()
         self._caches: set[str] = set()
@@ -149,7 +151,7 @@ class Side:
             self._process, self._buffer, self._ready = self._launch(), b"", False
             self._imported, self._caches = set(), set()
             try:
-                self.send("start", hash_seed=self.hash_seed)
+                self.send("start", hash_seed=self.hash_seed, tracing=self.tracing)
             except SideDied as error:
                 raise SideBroken("harness_failed", str(error)) from error
 
@@ -244,13 +246,18 @@ class Side:
         Raises:
             CaseEnded: It does not get that far.
         """
+        return self._expect(self._open("open", case, core, seed, case.timeout), "setup")
+
+    def _open(
+        self, operation: str, case: Case, core: int | None, seed: int, limit: float, **fields: Any
+    ) -> dict[str, Any] | None:
         self.load(case.module)
         asked: dict[str, Any] = {"module": case.module, "name": case.benchmark, "seed": seed}
         if case.cache_key is not None and case.cache_key not in self._caches:
             self._expect(self.ask("cache", case.cache_timeout, **asked), "setup_cache")
             self._caches.add(case.cache_key)
         asked |= {"case": case.name, "param_index": case.param_index, "core": core}
-        return self._expect(self.ask("open", case.timeout, **asked), "setup")
+        return self.ask(operation, limit, **asked, **fields)
 
     def sample(self, number: int, seed: int, limit: float, mode: str = "") -> Sample | None:
         """Time `number` calls in the open child; None where they do not end within `limit` seconds.
@@ -285,6 +292,15 @@ class Side:
             return float(answer["value"])
         except (KeyError, TypeError, ValueError) as error:
             raise CaseEnded("failed", f"{self.name}: an answer without a number") from error
+
+    def trace(self, case: Case, core: int | None, seed: int, files: Sequence[str], limit: float) -> dict[str, Any]:
+        """Which functions of `files` the set-up of a case runs, and which one call of it, in a fresh child.
+
+        Raises:
+            CaseEnded: It does not get that far.
+        """
+        answer = self._open("trace", case, core, seed, limit, files=list(files))
+        return self._expect(answer, "call under a trace")
 
     def _expect(self, answer: dict[str, Any] | None, what: str) -> dict[str, Any]:
         if answer is None:

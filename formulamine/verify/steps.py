@@ -14,7 +14,8 @@ SPEEDUP_MEASUREMENTS_VERSION = "3"
 MODULES = "formulamine.verify."
 SOURCES = (
     "measure", "protocol", "lockstep", "sampling", "side", "statistics", "verdict", "raw", "harness.__main__",
-    "harness.zygote", "harness.child", "harness.timing", "harness.foreign",
+    "harness.zygote", "harness.child", "harness.timing", "harness.foreign", "harness.tracing", "harness.sources",
+    "impact",
 )  # fmt: skip
 
 

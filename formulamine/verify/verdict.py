@@ -112,6 +112,8 @@ def decide(raw: RawMeasurement, min_speedup: float = MIN_SPEEDUP, min_lower_boun
     elif slower:
         verdict, reason = "slower", ""
         best = min(slower, key=lambda result: (result.ci_high or math.inf, result.benchmark))
+    elif raw.selection.mode == "impact" and not raw.selection.reached:
+        verdict, reason = "undecided", "not_covered"
     elif not any(result.rounds and result.kind in DECIDING_KINDS for result in results):
         verdict, reason = "undecided", "no_benchmarks_ran"
     elif promising - settled:
