@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from formulamine.verify import sampling
+from formulamine.verify.cores import quietest_core
 from formulamine.verify.raw import ModuleProblem, RawCase, RawValue, Round
 from formulamine.verify.sampling import COLD_S, SETUP_SHARE, Facts, Plan
 from formulamine.verify.side import Case, CaseEnded, Launch, Limits, Sample, Side, SideDied
@@ -64,8 +65,7 @@ class Lockstep:
         self._plans: dict[str, Plan] = {}
         self._started = time.monotonic()
         self._generation = 0
-        # The last core, since the first serves most interrupts.
-        self.core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        self.core = quietest_core()
         self.renew()
 
     def __enter__(self) -> Lockstep:

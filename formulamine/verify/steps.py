@@ -15,7 +15,7 @@ MODULES = "formulamine.verify."
 SOURCES = (
     "measure", "protocol", "lockstep", "sampling", "side", "statistics", "verdict", "raw", "harness.__main__",
     "harness.zygote", "harness.child", "harness.timing", "harness.foreign", "harness.tracing", "harness.sources",
-    "impact",
+    "impact", "cores",
 )  # fmt: skip
 
 
