@@ -195,7 +195,7 @@ class _Run:
             lockstep.renew()
         self._screen(lockstep, suite.cases)
         directions = kept_by_screen(self.raw.cases)
-        kept = [(case, (directions[case.name],)) for case in suite.cases if case.name in directions]
+        kept = [(case, directions[case.name]) for case in suite.cases if case.name in directions]
         self._confirm(lockstep, kept, "confirm")
         for case in suite.others:
             late = self.elapsed() > self.limits.total_seconds

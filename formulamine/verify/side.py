@@ -309,20 +309,20 @@ class Side:
             raise CaseEnded(str(answer["status"]), f"{self.name}: {what}: {answer.get('detail', '')}")
         return answer
 
-    def close(self, teardown_seconds: float = 0.0) -> float:
+    def close(self, teardown_seconds: float = 0.0) -> tuple[float, float]:
         """End the open child and all that it started, after its teardown where there is time for that.
 
         Returns:
-            The CPU seconds that the child used, 0 where that is not known.
+            The CPU seconds that the child used, and those it waited for a core; 0 where that is not known.
         """
         if self._process is None:
-            return 0.0
+            return 0.0, 0.0
         if teardown_seconds:
             self.ask("close", teardown_seconds)
         answer = self.ask("kill", KILL_S)
         if answer is None:
             self.end()
-        return float(answer["cpu"]) if answer else 0.0
+        return (float(answer["cpu"]), float(answer["waited"])) if answer else (0.0, 0.0)
 
     def _died(self, what: str) -> SideDied:
         self.end()

@@ -82,7 +82,7 @@ class Zygote:
             if not isinstance(fields, dict) or self.waiting is None:
                 raise ValueError("an answer to nothing")
         except (EOFError, ValueError) as error:
-            ended, _ = self.end_child(closed=isinstance(error, EOFError))
+            ended, _, _ = self.end_child(closed=isinstance(error, EOFError))
             garbage = "" if isinstance(error, EOFError) else "wrote garbage on the protocol's pipe; "
             self.ended = f"the benchmark's process ended: {garbage}{ended}"
             fields = {"status": "failed", "detail": self.ended}
@@ -98,9 +98,9 @@ class Zygote:
         if operation == "import":
             self.answer(identity, **self.import_module(request["module"]))
         elif operation == "kill":
-            _, cpu = self.end_child()
+            _, cpu, waited = self.end_child()
             self.waiting = None
-            self.answer(identity, status="ok", cpu=cpu)
+            self.answer(identity, status="ok", cpu=cpu, waited=waited)
         elif not known:
             self.answer(identity, status="failed", detail="the module does not list this benchmark any more")
         elif operation in ("digests", "functions", "imported"):
@@ -205,10 +205,10 @@ class Zygote:
         work = functools.partial(works[request["op"]], benchmark, request)
         self.child = Child(work, [self.requests, self.answers], directory)
 
-    def end_child(self, closed: bool = False) -> tuple[str, float]:
-        """End the child, if there is one; how it had ended, and its CPU seconds."""
+    def end_child(self, closed: bool = False) -> tuple[str, float, float]:
+        """End the child, if there is one; as `Child.end`."""
         if self.child is None:
-            return "", 0.0
+            return "", 0.0, 0.0
         ended, self.child = self.child.end(closed), None
         self.ended = "no case is open"
         if self.directory:
