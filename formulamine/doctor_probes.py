@@ -27,6 +27,8 @@ from formulamine.services.ledger import SCHEMA_VERSION, engine, place, why
 from formulamine.services.resolver import IndexUnreachable, Interpreter, Resolver, Unresolvable
 from formulamine.services.sandbox import Sandbox
 from formulamine.settings import SettingsError
+from formulamine.verify.calibrate import read_trials, trials_file
+from formulamine.verify.calibration import told
 
 GIT_NEEDED = (2, 38)
 LOW_DISK_GB = 10  # one month of a repository with C extensions has filled seven
@@ -227,6 +229,19 @@ def registry(examination: Examination) -> list[Finding]:
     return [Finding("repositories", State.OK, value, f"pull requests of {len(gone)} repositories" if gone else "")]
 
 
+def calibration(examination: Examination) -> list[Finding]:
+    """What trials say of the verdict's errors."""
+    mend = "formulamine calibrate MONTH, once a month has built something"
+    try:
+        trials = read_trials(examination.settings.home)
+    except (ValueError, TypeError) as error:
+        told_why = f"{trials_file(examination.settings.home)} holds what is no trial: {error}"
+        return [Finding("calibration", State.UNREACHABLE, told_why, "what controls are held to", "remove the file")]
+    if not trials:
+        return [Finding("calibration", State.NOT_USED, "no trials: controls are held to an assumed rate", mend=mend)]
+    return [Finding("calibration", State.OK, told(trials))]
+
+
 def docker_engine(examination: Examination) -> list[Finding]:
     """A Docker engine and its client, which the docker backend and deploy/ use."""
     docker_settings = examination.settings.docker
@@ -273,6 +288,7 @@ PROBES: Sequence[Probe] = (
     Probe(("dagster storage",), dagster_storage, NO_HISTORY, needed=True),
     Probe(("package index",), index, NO_RESOLUTION, needed=True),
     Probe(("repositories",), registry, "", needed=False),
+    Probe(("calibration",), calibration, ""),
     Probe(("docker",), docker_engine, ""),
     Probe(("model", "github tokens", "hub"), later, ""),
 )

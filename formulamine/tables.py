@@ -251,15 +251,15 @@ class BenchmarkResult(Record):
     """The same by wall time, as a cross-check."""
     decision: str
     """What the protocol made of it."""
-    clock: str = "cpu"
+    clock: str
     """What `speedup` and its bounds go by: CPU time, or wall time where the two disagree beyond their error."""
-    other_mode: str = ""
+    other_mode: str
     """How else it was timed, which the verdict does not use."""
-    other_speedup: float | None = None
-    unit: str = "seconds"
+    other_speedup: float | None
+    unit: str
     """Of the two values that a benchmark of memory gives, or one that tracks a number; these decide nothing."""
-    base_value: float | None = None
-    head_value: float | None = None
+    base_value: float | None
+    head_value: float | None
 
 
 class OutcomeCounts(Record):
@@ -290,6 +290,18 @@ class SpeedupMeasurement(Record):
     """Benchmarks confirmed to be slower."""
     screened: int
     """Cases of the suite that were screened."""
+    selection: str
+    """Whether all cases were measured, or those that the change can touch ("impact") and a sample of the others."""
+    selection_why: str
+    """Why all of them."""
+    reached: int | None
+    """Cases that the change can touch; none where that was not asked."""
+    excluded: int
+    """Cases that it cannot; a sample of them was measured as a check."""
+    skipped: int
+    """Cases that the suite itself skips."""
+    failed_to_import: list[str]
+    """Modules of the suite that do not import on a side."""
     kept: int
     """Cases that the screen kept for confirmation."""
     confirmed: int

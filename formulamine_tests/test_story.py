@@ -58,7 +58,8 @@ def measured(number: int) -> Outcome:
     one = BenchmarkResult(
         benchmark="bench_text.time_`slugify`", kind="time", stage="confirm", mode="steady", status="ok", detail="",
         number=9, rounds=4, speedup=speedup, ci_low=speedup * 0.9, ci_high=speedup * 1.1, base_seconds=1e-3,
-        head_seconds=1e-3, wall_speedup=speedup, decision="faster" if number == 32 else "dropped",
+        head_seconds=1e-3, wall_speedup=speedup, decision="faster" if number == 32 else "dropped", clock="cpu",
+            other_mode="", other_speedup=None, unit="seconds", base_value=None, head_value=None,
     )  # fmt: skip
     faster = number == 32
     counts = OutcomeCounts(passed=7, failed=0, errors=1, skipped=0, not_run=0)
@@ -66,7 +67,8 @@ def measured(number: int) -> Outcome:
         verdict="faster" if faster else "not_faster", benchmark=one.benchmark if faster else None,
         speedup=one.speedup if faster else None, ci_low=one.ci_low if faster else None,
         ci_high=one.ci_high if faster else None, regressions=["bench.time_other"] if faster else [], screened=8, kept=4,
-        confirmed=int(faster), controls=2, controls_passed=0,
+        confirmed=int(faster), selection="all", selection_why="", reached=None, excluded=0, skipped=0,
+        failed_to_import=[], controls=2, controls_passed=0,
         **dict.fromkeys(("tests_before", "tests_after"), counts if faster else None),
         tests_broken=[], tests_gone=["test_a.py::test_b"] if faster else [], tests_flaky=[], test_files=["test_a.py"],
         test_files_left_out=3, returns_differ=["bench.time_x"] if faster else [],

@@ -46,6 +46,8 @@ from formulamine.ship.steps import (
 )
 from formulamine.tables import TABLES, Removed, StatementPart, Status
 from formulamine.telling import markdown as escaped
+from formulamine.verify.calibrate import read_trials
+from formulamine.verify.calibration import told
 
 MOST_REMOVED = 100  # sentences of a month in Dagster's event log; the table has all
 
@@ -88,8 +90,9 @@ def published_release(context: dg.AssetExecutionContext, run: MonthRun) -> dg.Ma
     gates = gate_results(rows, month, services)
     passed = [row for row in gates.values() if isinstance(row, ReleasedRow)]
     release = compose(
-        month, passed, funnel=ended(month, services), open_items=sorted(still_open), versions=versions(services)
-    )
+        month, passed, funnel=ended(month, services), open_items=sorted(still_open), versions=versions(services),
+        calibration=told(read_trials(services.settings.home)),
+    )  # fmt: skip
     folder = release_folder(services, month)
     now = datetime.now(UTC)
     step = published_release_step(services, gates, release, now)

@@ -268,6 +268,7 @@ def compose(
     funnel: Sequence[tuple[str, Mapping[str, int]]],
     open_items: Sequence[str],
     versions: Mapping[str, str],
+    calibration: str = "",
 ) -> Release:
     """Compose a release of the rows that passed.
 
@@ -277,11 +278,12 @@ def compose(
         funnel: asset and how many ended how, in the order of the graph.
         open_items: items without an outcome, listed by `--partial`.
         versions: of everything that decided.
+        calibration: what is known of the verdict's errors; empty where nobody has calibrated.
     """
     ordered = sorted(rows, key=lambda row: row.pr_id)
     frame = pl.DataFrame([row.model_dump() for row in ordered], schema=record_schema(ReleasedRow))
     data = _parquet(frame)
-    card = _card(month, ordered, funnel, open_items).encode()
+    card = _card(month, ordered, funnel, open_items, calibration).encode()
     files = {"README.md": card, "data/train.parquet": data}
     manifest = {
         "month": month,
@@ -400,6 +402,7 @@ def _card(
     rows: Sequence[ReleasedRow],
     funnel: Sequence[tuple[str, Mapping[str, int]]],
     open_items: Sequence[str],
+    calibration: str,
 ) -> str:
     """The dataset card."""
     table = ["| asset | rows | how they ended |", "|---|---|---|"]
@@ -431,6 +434,9 @@ def _card(
         notes="\n\n".join(notes),
         funnel="\n".join(table),
         verified=verified if rows else "None.",
+        calibration=f"Trials of this protocol, on whichever machine: {calibration}."
+        if calibration
+        else "The verdict was not calibrated where this was made.",
         machines="\n".join(sorted({f"- {row.machine}, {row.kernel}, {row.backend} backend" for row in rows}))
         or "- nothing was measured as faster",
     )

@@ -10,10 +10,12 @@ from formulamine.orchestration import Found, MonthRun, advance_month, month_asse
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError
 from formulamine.tables import Record, SpeedupMeasurement
+from formulamine.verify.calibrate import read_trials
+from formulamine.verify.calibration import passes_per_case
 from formulamine.verify.measure import MeasureInput, MeasureReason, RawBlob, record_of
 from formulamine.verify.steps import SPEEDUP_MEASUREMENTS_VERSION, speedup_measurements_step
 
-# Chance that a control passes, from the simulated rate of the protocol (FACTS: 0 of 4000 resamples; 3/4000 bounds it).
+# Chance that a control passes where nobody has calibrated, from resamples (FACTS: 0 of 4000; 3/4000 bounds it).
 CONTROL_RATE = 0.001
 IMPROBABLE = 0.01
 MEASURED = [name for name in SpeedupMeasurement.model_fields if name != "results"]
@@ -99,8 +101,12 @@ def controls_quiet(month: str, services: Services) -> Found:
         return Found(True, f"{controls} controls, none passed")
     from scipy.stats import binom
 
-    chance = float(binom.sf(passed - 1, controls, CONTROL_RATE))
-    detail = f"{passed} of {controls} controls passed; so many or more have a chance of {chance:.2g}"
+    calibrated = passes_per_case(read_trials(services.settings.home))
+    chance = float(binom.sf(passed - 1, controls, calibrated or CONTROL_RATE))
+    detail = (
+        f"{passed} of {controls} controls passed, and the sample of each was doubled; so many or more have a chance of "
+        f"{chance:.2g} at the {'calibrated' if calibrated else 'assumed'} rate: double FORMULAMINE_CONTROL_SHARE"
+    )
     return Found(False, detail, warn=passed == 1 or chance >= IMPROBABLE)  # one of a small month's few only warns
 
 

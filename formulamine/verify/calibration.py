@@ -224,6 +224,32 @@ def at_most(count: int, of: int) -> float:
     return 1.0 if count >= of else float(betaincinv(count + 1, of - count, CONFIDENCE))
 
 
+def passes_per_case(trials: Iterable[Trial]) -> float | None:
+    """The rate at which a case without a difference is confirmed, from trials of base against itself; None without any.
+
+    One more pass than was seen, in two more cases: no rate is nothing.
+    """
+    same = [one for one in trials if one.ratio == 1]
+    passes, cases = (sum(len(one.found) + len(one.slower) for one in same), sum(one.benchmarks for one in same))
+    return (passes + 1) / (cases + 2) if same else None
+
+
+def told(trials: Sequence[Trial]) -> str:
+    """What the trials of one protocol come to, in a sentence; empty where there are none."""
+    by_ratio = {one.ratio: one for one in summarize(trials)}
+    sentences = []
+    if same := by_ratio.get(1.0):
+        many = f"{same.false} of {same.trials} measurements of base against itself found a difference"
+        sentences.append(f"{many} (at most {same.false_at_most:.1%}, 95% exact)")
+    sentences += [
+        f"{one.power} of {one.trials} slowdowns by {ratio:g} were found"
+        + ("" if one.error is None else f", off by {one.error:.1%} in the median")
+        for ratio, one in by_ratio.items()
+        if ratio != 1
+    ]
+    return "; ".join(sentences)
+
+
 def render(summaries: Sequence[Summary]) -> str:
     """A table for a terminal."""
     names = ("ratio", "trials", "false", "at most", "found", "error", "in interval", "s each")

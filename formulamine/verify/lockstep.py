@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from formulamine.verify import sampling
+from formulamine.verify.cores import quietest_core
 from formulamine.verify.raw import ModuleProblem, RawCase, RawValue, Round
 from formulamine.verify.sampling import COLD_S, SETUP_SHARE, Facts, Plan
 from formulamine.verify.side import Case, CaseEnded, Launch, Limits, Sample, Side, SideDied
@@ -62,10 +63,11 @@ class Lockstep:
         self.head = Side("head", head, limits, cancelled)
         self.sides = (self.base, self.head)
         self._plans: dict[str, Plan] = {}
+        self._drifts: dict[str, int] = {}
+        """By case, how many rounds in a row ended slower (above zero) or quicker than they began."""
         self._started = time.monotonic()
         self._generation = 0
-        # The last core, since the first serves most interrupts.
-        self.core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        self.core = quietest_core()
         self.renew()
 
     def __enter__(self) -> Lockstep:
@@ -90,7 +92,13 @@ class Lockstep:
         self._generation += 1
         for side in self.sides:
             side.end()
+            side.tracing = False
             side.hash_seed = number_of(self.seed, "hashes", self._generation)
+
+    def trace(self) -> None:
+        """Have the next processes note what their imports run; until `renew` they are none to measure with."""
+        for side in self.sides:
+            side.tracing = True
 
     def discover(self) -> Suite:
         """Import the suite on both sides, module by module, and list what they hold.
@@ -227,7 +235,7 @@ class Lockstep:
         seed, order = self.seed + 1000 * len(raw.rounds), self._order(case, len(raw.rounds))
         teardown_seconds = 0.0
         others: dict[Side, float] = {}
-        why = ""
+        why, late_seconds = "", 0.0
         self._start(order)
         try:
             opened = {side: side.open(case, self.core, seed) for side in order}
@@ -246,12 +254,14 @@ class Lockstep:
                     if error.status == "failed":  # though its first call ended well
                         raise Worn(str(error)) from error
                     raise
-                self._refuse_worn(taken)
+                self._refuse_worn(case, taken)
                 teardown_seconds, status, detail = case.timeout, raw.status, raw.detail
                 others, why = self._otherwise(case, facts, plan, done, seed)
             else:
                 late = next(side for side in self.sides if side not in done)
-                if late.close() < BUSY_SHARE * case.timeout:
+                cpu, waited = late.close()
+                late_seconds = max(case.timeout - waited, cpu)
+                if cpu < BUSY_SHARE * late_seconds:
                     raise CaseEnded("timeout", f"{late.name} hangs without computing")
                 taken = {side: [sample] for side, sample in done.items()}
                 status, detail = f"{late.name}_timeout", f"{late.name} does not end a call within {case.timeout:g} s"
@@ -265,7 +275,7 @@ class Lockstep:
             status=status,
             detail=detail,
             number=self._plans[case.name].number if len(done) == 2 else 1,
-            rounds=(*raw.rounds, self._seen(taken, opened, session, others)),
+            rounds=(*raw.rounds, replace(self._seen(taken, opened, session, others), late_seconds=late_seconds)),
         )
 
     def _singly(self, case: Case, plan: Plan, pairs: int, raw: RawCase, session: int) -> RawCase:
@@ -341,12 +351,15 @@ class Lockstep:
                 taken[side].append(self._again(side, plan.number, seed + 1 + pair, limit))
         return taken
 
-    @staticmethod
-    def _refuse_worn(taken: dict[Side, list[Sample]]) -> None:
-        for side, samples in taken.items():
-            ratio = sampling.drift([sample.cpu for sample in samples])
-            if ratio != 1.0:
-                raise Worn(f"{side.name}: its calls take {ratio:.1f} times as long at the end of a round")
+    def _refuse_worn(self, case: Case, taken: dict[Side, list[Sample]]) -> None:
+        """Calls that wear the case out do so in every round; a machine that changes its pace does not."""
+        ratios = {side: sampling.drift([sample.cpu for sample in samples]) for side, samples in taken.items()}
+        side, ratio = max(ratios.items(), key=lambda one: abs(math.log(one[1])))
+        way = (ratio > 1) - (ratio < 1)
+        before = self._drifts.get(case.name, 0)
+        self._drifts[case.name] = before + way if way * before >= 0 and way else way
+        if abs(self._drifts[case.name]) >= sampling.WORN_ROUNDS:
+            raise Worn(f"{side.name}: its calls take {ratio:.1f} times as long at the end of each round")
 
     def _otherwise(
         self, case: Case, facts: Facts, plan: Plan, first: dict[Side, Sample], seed: int

@@ -33,7 +33,7 @@ from formulamine.settings import LoadSettings, MeasureSettings
 from formulamine.tables import BenchmarkResult, FileChange, Record, SpeedupMeasurement
 from formulamine.verify import protocol, statistics
 from formulamine.verify.correctness import run_tests
-from formulamine.verify.lockstep import Lockstep
+from formulamine.verify.lockstep import Lockstep, number_of
 from formulamine.verify.machine import Quiet, kernel, machine_class
 from formulamine.verify.outcomes import RawTests, judge, shown
 from formulamine.verify.returned import Returned, call_once, from_json, to_json
@@ -43,6 +43,7 @@ from formulamine.verify.side import Cancelled as MeasurementCancelled
 PROGRESS_EVERY_S = 20.0
 RETURNED_MOST = 10  # confirmed cases that are called once more for what they give back
 LOADED_FOR = timedelta(minutes=30)  # until a machine that stayed too busy is asked again
+CONTROLS_MOST = 2  # of a pull request: one, and once more where it found something
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class MeasureInput(Record):
 class RawBlob(Record):
     """All that a measurement saw.
 
-    `measurement` and `control` are samples as `protocol.RawMeasurement` writes them; `tests` is JSON of
+    `measurement` and each `control` are samples as `protocol.RawMeasurement` writes them; `tests` is JSON of
     `outcomes.RawTests`, and `returned` of `returned.Returned`, both empty where nothing got faster.
     """
 
@@ -91,13 +92,19 @@ class RawBlob(Record):
     load_after: float
     limits: list[str]
     measurement: str
-    control: str
+    control: list[str]
+    """None where the pull request is not in the sample, and one more where the first found something."""
     tests: str = ""
     returned: str = ""
 
     def to_blob(self) -> bytes:
         """Bytes whose hash names the measurement."""
         return self.model_dump_json().encode()
+
+
+def controlled(pr_id: str, settings: MeasureSettings) -> bool:
+    """Whether a pull request is in the sample whose base is also measured against itself."""
+    return settings.control_cases > 0 and number_of("control", pr_id) < settings.control_share * 2**32
 
 
 @dataclass
@@ -152,11 +159,19 @@ class MeasureStep:
             measured = protocol.measure(
                 base, head, limits=limits, min_speedup=thresholds[0], min_lower_bound=thresholds[1],
                 cancelled=self.cancelled, progress=progress, seed=seed,
+                select=not pair.recipe.pins_base,  # other releases on each side may touch anything
             )  # fmt: skip
-            control = protocol.control(
-                base, cases=self.settings.control_cases, limits=limits, min_speedup=thresholds[0],
-                min_lower_bound=thresholds[1], cancelled=self.cancelled, progress=progress, seed=seed,
-            )  # fmt: skip
+            controls: list[protocol.Measurement] = []
+            while controlled(item.pr_id, self.settings) and len(controls) < CONTROLS_MOST:
+                controls.append(
+                    protocol.control(
+                        base, cases=self.settings.control_cases, limits=limits, min_speedup=thresholds[0],
+                        min_lower_bound=thresholds[1], cancelled=self.cancelled, progress=progress,
+                        seed=seed + len(controls),
+                    )
+                )  # fmt: skip
+                if controls[-1].verdict.verdict not in ("faster", "slower"):
+                    break
             confirmed = [one.benchmark for one in measured.results if one.decision == "faster"]
             returned: list[Returned] = []
             if measured.verdict.verdict == "faster":
@@ -176,7 +191,7 @@ class MeasureStep:
             load_after=os.getloadavg()[0],
             limits=sandbox.limits,
             measurement=measured.raw.to_json(),
-            control=control.raw.to_json(),
+            control=[one.raw.to_json() for one in controls],
         )
         verdict = measured.verdict
         if verdict.verdict == "faster":  # tests take time, and nothing else goes on
@@ -245,11 +260,13 @@ def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
         ValueError, TypeError, KeyError: these are no raw samples.
     """
     thresholds = (settings.min_speedup, settings.min_lower_bound)
-    samples = protocol.RawMeasurement.from_json(raw.measurement), protocol.RawMeasurement.from_json(raw.control)
-    verdict, control = (protocol.decide(one, *thresholds) for one in samples)
+    samples = protocol.RawMeasurement.from_json(raw.measurement)
+    of_controls = [protocol.RawMeasurement.from_json(one) for one in raw.control]
+    verdict = protocol.decide(samples, *thresholds)
+    controls = [one for control in of_controls for one in protocol.decide(control, *thresholds).results]
     tests = judge(RawTests.model_validate_json(raw.tests)) if raw.tests else None
-    results = [BenchmarkResult.model_validate(vars(one)) for one in (*verdict.results, *control.results)]
-    controls = [one for one in control.results if one.rounds]
+    results = [BenchmarkResult.model_validate(vars(one)) for one in (*verdict.results, *controls)]
+    controls = [one for one in controls if one.rounds]
     return SpeedupMeasurement(
         verdict=verdict.verdict,
         benchmark=verdict.benchmark or None,
@@ -259,6 +276,12 @@ def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
         regressions=list(verdict.regressions),
         screened=verdict.screened,
         kept=verdict.kept,
+        selection=samples.selection.mode,
+        selection_why=samples.selection.why,
+        reached=len(samples.selection.reached) if samples.selection.mode == "impact" else None,
+        excluded=samples.selection.excluded,
+        skipped=sum(one.stage == "screen" and one.status == "skipped" for one in verdict.results),
+        failed_to_import=sorted({one.module for one in samples.problems}),
         confirmed=verdict.confirmed,
         controls=len(controls),
         controls_passed=sum(one.decision in ("faster", "slower") for one in controls),
@@ -276,7 +299,7 @@ def record_of(raw: RawBlob, settings: MeasureSettings) -> SpeedupMeasurement:
         machine=raw.machine,
         kernel=raw.kernel,
         measured_on=raw.backend,
-        spread=_spread(*samples),
+        spread=_spread(samples, *of_controls),
         load_before=raw.load_before,
         load_after=raw.load_after,
         limits=raw.limits,

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-from formulamine.verify import statistics
+from formulamine.verify import impact, statistics
 from formulamine.verify.lockstep import Lockstep, Suite, load_note
-from formulamine.verify.raw import VERSION, RawMeasurement, RawValue
+from formulamine.verify.raw import VERSION, RawMeasurement, RawValue, Selection
 from formulamine.verify.side import Case, Launch, Limits, SideBroken
 from formulamine.verify.verdict import (
     BOTH,
@@ -73,6 +73,7 @@ def measure(
     progress: Progress | None = None,
     seed: int = 0,
     only: Collection[str] | None = None,
+    select: bool = False,
 ) -> Measurement:
     """Measure whether `head` is faster than `base`.
 
@@ -86,13 +87,30 @@ def measure(
         progress: Told of each case that is done.
         seed: Of the suite's random numbers, alike on both sides.
         only: Names of the cases to measure; None for all.
+        select: Measure only what the change can touch, and a sample of the rest; see `impact`.
 
     Raises:
         Cancelled: `cancelled` was set; no process is left.
     """
     run = _Run(limits, min_speedup, min_lower_bound, progress, only)
     with Lockstep(base, head, limits, cancelled or threading.Event(), seed) as lockstep:
-        return run.finish(lambda: run.screen_and_confirm(lockstep))
+        measured = run.finish(lambda: run.screen_and_confirm(lockstep, seed, select))
+    wrong = contradicted(measured)
+    if not wrong:
+        return measured
+    again = measure(
+        base, head, limits=limits, min_speedup=min_speedup, min_lower_bound=min_lower_bound, cancelled=cancelled,
+        progress=progress, seed=seed + 1, only=only,
+    )  # fmt: skip
+    noted = replace(again.raw, selection=Selection("all", f"{wrong} was excluded, yet it was confirmed"))
+    return replace(again, raw=noted, seconds=measured.seconds + again.seconds)
+
+
+def contradicted(measured: Measurement) -> str:
+    """A benchmark that the change cannot touch and that was confirmed all the same; empty where there is none."""
+    sampled = measured.raw.selection.sampled
+    confirmed = [one.benchmark for one in measured.results if one.decision in ("faster", "slower")]
+    return next((name for name in confirmed if name in sampled), "")
 
 
 def control(
@@ -163,12 +181,21 @@ class _Run:
         self.raw = replace(self.raw, one_sided=suite.one_sided, problems=suite.problems)
         return suite
 
-    def screen_and_confirm(self, lockstep: Lockstep) -> None:
+    def screen_and_confirm(self, lockstep: Lockstep, seed: int, choose: bool) -> None:
         """Screen every case, confirm the extremes, and ask the kinds that decide nothing for their numbers."""
+        if choose:
+            lockstep.trace()
         suite = self.discover(lockstep)
+        if choose:
+            selection = impact.select(lockstep, suite.cases, seed)
+            self.raw = replace(self.raw, selection=selection)
+            if selection.mode == "impact":
+                chosen = {*selection.reached, *selection.sampled}
+                suite = replace(suite, cases=tuple(case for case in suite.cases if case.name in chosen), others=())
+            lockstep.renew()
         self._screen(lockstep, suite.cases)
         directions = kept_by_screen(self.raw.cases)
-        kept = [(case, (directions[case.name],)) for case in suite.cases if case.name in directions]
+        kept = [(case, directions[case.name]) for case in suite.cases if case.name in directions]
         self._confirm(lockstep, kept, "confirm")
         for case in suite.others:
             late = self.elapsed() > self.limits.total_seconds

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-VERSION = "3"
+VERSION = "4"
 """Changes with anything that may change a verdict; it belongs in the fingerprint of whoever measures."""
 
 
@@ -26,11 +26,12 @@ class ModuleProblem:
 class Round:
     """One fresh child a side: seconds per sample in the order taken, the n-th of base paired with the n-th of head.
 
-    A side that did not end its first call in time has no samples. `base_file` and `head_file` are where the package
-    under test was imported from. `session` is 1, or 2 for a confirmation that was repeated later; `hash_seed` is that
-    of both interpreters, which are shared by the rounds that follow each other with the same one; `at` is in seconds
-    since the measurement began. `base_other` and `head_other` are CPU seconds of one call timed the other way: the
-    very first one of a benchmark that is timed in a loop, one of a loop where each call is timed after a set-up.
+    Wall time is without what a side waited for a core that others had. A side that did not end its first call in time
+    has no samples; `late_seconds` is how long it had, without that wait. `base_file` and `head_file` are where the
+    package under test was imported from. `session` is 1, or 2 for a confirmation that was repeated later; `hash_seed`
+    is that of both interpreters, which are shared by the rounds that follow each other with the same one; `at` is in
+    seconds since the measurement began. `base_other` and `head_other` are CPU seconds of one call timed the other way:
+    the very first one of a benchmark that is timed in a loop, one of a loop where each call is timed after a set-up.
     """
 
     base_cpu: tuple[float, ...]
@@ -42,6 +43,7 @@ class Round:
     session: int = 1
     hash_seed: int = 0
     at: float = 0.0
+    late_seconds: float = 0.0
     base_other: float | None = None
     head_other: float | None = None
 
@@ -81,6 +83,22 @@ class RawValue:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which cases were measured, and why these.
+
+    `mode` is all (`why` says why, nothing where nobody asked for less) or impact: those `reached` by the change, and of
+    the others, `excluded` in number, a sample of some to check the choice. `changed` names functions.
+    """
+
+    mode: str = "all"
+    why: str = ""
+    changed: tuple[str, ...] = ()
+    reached: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()
+    excluded: int = 0
+
+
+@dataclass(frozen=True)
 class RawMeasurement:
     """A whole measurement.
 
@@ -95,6 +113,7 @@ class RawMeasurement:
     reason: str = ""
     detail: str = ""
     load: tuple[str, str] = ("", "")
+    selection: Selection = Selection()
     version: str = VERSION
 
     def to_json(self) -> str:
@@ -115,6 +134,7 @@ class RawMeasurement:
             for case in fields["cases"]
         )
         fields["values"] = tuple(RawValue(**tuples(value)) for value in fields["values"])
+        fields["selection"] = Selection(**tuples(fields["selection"]))
         fields["problems"] = tuple(ModuleProblem(**problem) for problem in fields["problems"])
         fields["one_sided"] = tuple((name, kind, side) for name, kind, side in fields["one_sided"])
         return cls(**tuples(fields))

@@ -19,9 +19,11 @@ COLD_S = 5.0  # a first call of this length is not repeated to learn whether it 
 ROUND_S = 2.0  # of sampling in one round, which bounds the samples of slow cases; at least one pair is taken
 WARM_S = 1.0  # of warming up a side in a round, whatever a suite's own warmup_time asks for
 # Calls that cost so many times more or less at the end of a round than at its start are no repetitions of one thing.
-# Five samples against five must all lie apart, which the noise of CPU time (sd 0.03 to 0.09) does not bring about.
+# Five samples against five must all lie apart, and that in rounds that follow each other: on a busy machine a single
+# round did so by chance.
 WORN_RATIO = 1.5
 WORN_SAMPLES = 5
+WORN_ROUNDS = 3
 
 
 @dataclass(frozen=True)

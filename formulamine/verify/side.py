@@ -14,7 +14,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,8 @@ class Side:
         self._ready = False
         self.hash_seed = 0
         """Of the next process, alike on both sides."""
+        self.tracing = False
+        """Whether the next process notes what its imports run; it is none to measure with."""
         self.suite = ""
         self._imported: set[str] = set()
         self._caches: set[str] = set()
@@ -149,7 +151,7 @@ class Side:
             self._process, self._buffer, self._ready = self._launch(), b"", False
             self._imported, self._caches = set(), set()
             try:
-                self.send("start", hash_seed=self.hash_seed)
+                self.send("start", hash_seed=self.hash_seed, tracing=self.tracing)
             except SideDied as error:
                 raise SideBroken("harness_failed", str(error)) from error
 
@@ -244,13 +246,18 @@ class Side:
         Raises:
             CaseEnded: It does not get that far.
         """
+        return self._expect(self._open("open", case, core, seed, case.timeout), "setup")
+
+    def _open(
+        self, operation: str, case: Case, core: int | None, seed: int, limit: float, **fields: Any
+    ) -> dict[str, Any] | None:
         self.load(case.module)
         asked: dict[str, Any] = {"module": case.module, "name": case.benchmark, "seed": seed}
         if case.cache_key is not None and case.cache_key not in self._caches:
             self._expect(self.ask("cache", case.cache_timeout, **asked), "setup_cache")
             self._caches.add(case.cache_key)
         asked |= {"case": case.name, "param_index": case.param_index, "core": core}
-        return self._expect(self.ask("open", case.timeout, **asked), "setup")
+        return self.ask(operation, limit, **asked, **fields)
 
     def sample(self, number: int, seed: int, limit: float, mode: str = "") -> Sample | None:
         """Time `number` calls in the open child; None where they do not end within `limit` seconds.
@@ -294,6 +301,15 @@ class Side:
         """
         return self._expect(self.ask("returned", limit, seed=seed), "call").get("returned")
 
+    def trace(self, case: Case, core: int | None, seed: int, files: Sequence[str], limit: float) -> dict[str, Any]:
+        """Which functions of `files` the set-up of a case runs, and which one call of it, in a fresh child.
+
+        Raises:
+            CaseEnded: It does not get that far.
+        """
+        answer = self._open("trace", case, core, seed, limit, files=list(files))
+        return self._expect(answer, "call under a trace")
+
     def _expect(self, answer: dict[str, Any] | None, what: str) -> dict[str, Any]:
         if answer is None:
             raise CaseEnded("timeout", f"{self.name}: {what} does not end in time")
@@ -301,20 +317,20 @@ class Side:
             raise CaseEnded(str(answer["status"]), f"{self.name}: {what}: {answer.get('detail', '')}")
         return answer
 
-    def close(self, teardown_seconds: float = 0.0) -> float:
+    def close(self, teardown_seconds: float = 0.0) -> tuple[float, float]:
         """End the open child and all that it started, after its teardown where there is time for that.
 
         Returns:
-            The CPU seconds that the child used, 0 where that is not known.
+            The CPU seconds that the child used, and those it waited for a core; 0 where that is not known.
         """
         if self._process is None:
-            return 0.0
+            return 0.0, 0.0
         if teardown_seconds:
             self.ask("close", teardown_seconds)
         answer = self.ask("kill", KILL_S)
         if answer is None:
             self.end()
-        return float(answer["cpu"]) if answer else 0.0
+        return (float(answer["cpu"]), float(answer["waited"])) if answer else (0.0, 0.0)
 
     def _died(self, what: str) -> SideDied:
         self.end()

@@ -114,6 +114,16 @@ def interval(differences: Sequence[float], alpha: float) -> Interval:
     return Interval(estimate, min(mean - reach, estimate), max(mean + reach, estimate))
 
 
+def keep_by_either(screens: Mapping[str, Sequence[Difference]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """As `keep`, by CPU time, and where the clocks are far apart by wall time too: the confirmation finds out."""
+    cpu = {name: statistics.median(of.cpu for of in seen) for name, seen in screens.items()}
+    wall = {name: statistics.median(of.wall for of in seen) for name, seen in screens.items()}
+    apart = {name for name in screens if not abs(wall[name] - cpu[name]) <= math.log(SCREEN_DISAGREEMENT)}
+    by_cpu, by_wall = keep(cpu), keep({name: wall[name] for name in apart})
+    faster, slower = (tuple(dict.fromkeys(one + other)) for one, other in zip(by_cpu, by_wall, strict=True))
+    return faster, slower
+
+
 def keep(estimates: Mapping[str, float]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Choose from screened `estimates` those to confirm: as faster, and as slower; the most extreme first.
 
@@ -129,13 +139,6 @@ def clock_of(differences: Sequence[Difference]) -> str:
     """By which clock the verdict goes: "cpu", which is less noisy, unless "wall" disagrees beyond its own error."""
     apart = interval([of.wall - of.cpu for of in differences], CLOCK_ALPHA)
     return "wall" if apart.low > 0 or apart.high < 0 else "cpu"
-
-
-def screened(differences: Sequence[Difference]) -> float:
-    """The estimate by which the screen ranks a benchmark."""
-    cpu = statistics.median(of.cpu for of in differences)
-    wall = statistics.median(of.wall for of in differences)
-    return wall if abs(wall - cpu) > math.log(SCREEN_DISAGREEMENT) else cpu
 
 
 def settle(

@@ -15,8 +15,8 @@ SPEEDUP_MEASUREMENTS_VERSION = "4"
 MODULES = "formulamine.verify."
 SOURCES = (
     "measure", "protocol", "lockstep", "sampling", "side", "statistics", "verdict", "raw", "harness.__main__",
-    "harness.zygote", "harness.child", "harness.timing", "harness.foreign", "harness.returned", "returned", "affected",
-    "correctness", "outcomes", "pytest_runner",
+    "harness.zygote", "harness.child", "harness.timing", "harness.foreign", "harness.returned", "harness.tracing",
+    "harness.sources", "impact", "cores", "returned", "affected", "correctness", "outcomes", "pytest_runner",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics as numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from formulamine.verify import statistics
@@ -91,7 +91,7 @@ def decide(raw: RawMeasurement, min_speedup: float = MIN_SPEEDUP, min_lower_boun
     results = [_screen_result(case, directions) for case in screened]
     for case in raw.cases:
         if case.stage == "confirm" and case.benchmark in directions:
-            wanted = (directions[case.benchmark],)
+            wanted = directions[case.benchmark]
             results.append(_result(case, settle(case, len(directions), wanted, min_speedup, min_lower_bound)))
         elif case.stage == "control":
             results.append(_result(case, settle(case, len(controls), BOTH, min_speedup, min_lower_bound)))
@@ -102,7 +102,7 @@ def decide(raw: RawMeasurement, min_speedup: float = MIN_SPEEDUP, min_lower_boun
     faster = [result for result in results if result.decision == "faster"]
     slower = [result for result in results if result.decision == "slower"]
     settled = {result.benchmark for result in results if result.decision in ("faster", "slower", "dropped")}
-    promising = {name for name, direction in directions.items() if direction == "faster"}
+    promising = {name for name, wanted in directions.items() if "faster" in wanted}
     best = None
     if raw.reason:
         verdict, reason = "undecided", raw.reason
@@ -112,6 +112,8 @@ def decide(raw: RawMeasurement, min_speedup: float = MIN_SPEEDUP, min_lower_boun
     elif slower:
         verdict, reason = "slower", ""
         best = min(slower, key=lambda result: (result.ci_high or math.inf, result.benchmark))
+    elif raw.selection.mode == "impact" and not raw.selection.reached:
+        verdict, reason = "undecided", "not_covered"
     elif not any(result.rounds and result.kind in DECIDING_KINDS for result in results):
         verdict, reason = "undecided", "no_benchmarks_ran"
     elif promising - settled:
@@ -128,7 +130,7 @@ def decide(raw: RawMeasurement, min_speedup: float = MIN_SPEEDUP, min_lower_boun
         ci_low=best.ci_low if best else None,
         ci_high=best.ci_high if best else None,
         regressions=tuple(result.benchmark for result in slower),
-        screened=sum(_screen_estimate(case) is not None for case in screened),
+        screened=sum(bool(_screen_differences(case)) for case in screened),
         kept=len(directions),
         confirmed=len(faster) + len(slower),
         results=tuple(results),
@@ -161,27 +163,31 @@ def _timeout_ratios(case: RawCase) -> list[float]:
         slowest = max(getattr(of, ended))
         if not (math.isfinite(slowest) and min(getattr(of, ended)) > 0):
             raise ValueError("a sample is not a finite number of seconds above zero")
-        ratios.append(case.limit_seconds / slowest)
+        if not 0 < of.late_seconds <= case.limit_seconds:
+            raise ValueError("a side that was late had another time than its limit")
+        ratios.append(of.late_seconds / slowest)
     return ratios
 
 
-def _screen_estimate(case: RawCase) -> float | None:
-    """What a case is ranked by; None where it did not run."""
+def _screen_differences(case: RawCase) -> list[Difference]:
+    """What a case is ranked by; nothing where it did not run."""
     try:
         if case.status in LATE and _timeout_ratios(case):
-            return math.inf if LATE[case.status] == "faster" else -math.inf
+            bound = math.inf if LATE[case.status] == "faster" else -math.inf
+            return [Difference(bound, bound)]
         if case.status == "ok" and len(case.rounds) >= statistics.SCREEN_ROUNDS:
-            return statistics.screened(_differences(case))
+            return _differences(case)
     except ValueError:
         pass  # `_screen_result` reports it
-    return None
+    return []
 
 
-def kept_by_screen(cases: Iterable[RawCase]) -> dict[str, str]:
-    """The benchmarks that the screen keeps, each with the direction to confirm."""
-    estimates = {case.benchmark: _screen_estimate(case) for case in cases if case.stage == "screen"}
-    faster, slower = statistics.keep({name: value for name, value in estimates.items() if value is not None})
-    return {**dict.fromkeys(faster, "faster"), **dict.fromkeys(slower, "slower")}
+def kept_by_screen(cases: Iterable[RawCase]) -> dict[str, tuple[str, ...]]:
+    """The benchmarks that the screen keeps, each with the directions to confirm."""
+    screens = {case.benchmark: _screen_differences(case) for case in cases if case.stage == "screen"}
+    faster, slower = statistics.keep_by_either({name: seen for name, seen in screens.items() if seen})
+    kept = dict.fromkeys(faster, ("faster",))
+    return {**kept, **{name: (*kept.get(name, ()), "slower") for name in slower}}
 
 
 def settle(case: RawCase, kept: int, directions: Sequence[str], min_speedup: float, min_lower_bound: float) -> Outcome:
@@ -197,26 +203,19 @@ def settle(case: RawCase, kept: int, directions: Sequence[str], min_speedup: flo
     return Outcome("unsettled", 0, statistics.NOTHING)
 
 
-def _screen_result(case: RawCase, directions: dict[str, str]) -> BenchmarkResult:
-    decision = f"kept_{directions[case.benchmark]}" if case.benchmark in directions else "passed_over"
+def _screen_result(case: RawCase, directions: Mapping[str, Sequence[str]]) -> BenchmarkResult:
+    decision = f"kept_{directions[case.benchmark][0]}" if case.benchmark in directions else "passed_over"
     outcome = Outcome("", 0, statistics.NOTHING)
     try:
         if case.status in LATE:
             bound = statistics.settle_timeouts(_timeout_ratios(case), 0, LATE[case.status], MIN_SPEEDUP)
             outcome = replace(bound, decision=decision)
         elif case.status == "ok" and case.rounds:
-            differences = _differences(case)
-            outcome = _screened(differences, decision)
+            seen = [of.cpu for of in _differences(case)]
+            outcome = Outcome(decision, len(seen), statistics.interval(seen, SCREEN_ALPHA))
     except ValueError as error:
         outcome = replace(outcome, error=str(error))
     return _result(case, outcome)
-
-
-def _screened(differences: Sequence[Difference], decision: str) -> Outcome:
-    ranked = statistics.screened(differences)
-    clock = "wall" if ranked != numbers.median(of.cpu for of in differences) else "cpu"
-    found = statistics.interval([getattr(of, clock) for of in differences], SCREEN_ALPHA)
-    return Outcome(decision, len(differences), found, clock=clock)
 
 
 def _result(case: RawCase, outcome: Outcome) -> BenchmarkResult:

@@ -51,7 +51,7 @@ def samples(pr_id: str, recipe_hash: str, speedup: float = 1.5, measured: RawMea
         pr_id=pr_id, recipe_hash=recipe_hash, backend="local", environment_differs=False, machine="a machine, 2 cores",
         kernel="Linux 6.1", load_before=0.1, load_after=0.2, limits=["network"],
         measurement=(measured or raw(**{"bench.time_work": speedup, "bench.time_same": 1.0})).to_json(),
-        control=control.to_json(), tests=runs_of_tests().model_dump_json(),
+        control=[control.to_json()], tests=runs_of_tests().model_dump_json(),
     )  # fmt: skip
 
 

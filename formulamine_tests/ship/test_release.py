@@ -126,7 +126,7 @@ def test_samples_that_are_no_samples_are_found_out(bench: Workbench, good: Evide
         b"[",
         good.raw.model_copy(update={"measurement": "{}"}).to_blob(),
         good.raw.model_copy(update={"measurement": "[1]"}).to_blob(),
-        good.raw.model_copy(update={"control": "no"}).to_blob(),
+        good.raw.model_copy(update={"control": ["no"]}).to_blob(),
     ):
         assert held(good.with_(raw_sha256=bench.blobs.put(forged)).gate()) == ReleaseReason.EVIDENCE_MISSING
 

@@ -29,7 +29,8 @@ def benchmark(name: str, base_seconds: float | None) -> BenchmarkResult:
     return BenchmarkResult(
         benchmark=name, kind="time", stage="confirm", mode="loop", status="ok", detail="", number=1, rounds=4,
         speedup=1.5, ci_low=1.4, ci_high=1.6, base_seconds=base_seconds, head_seconds=1.0, wall_speedup=1.5,
-        decision="faster",
+        decision="faster", clock="cpu", other_mode="", other_speedup=None, unit="seconds", base_value=None,
+        head_value=None,
     )  # fmt: skip
 
 

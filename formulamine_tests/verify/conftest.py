@@ -6,9 +6,10 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,14 +30,17 @@ class Toy:
         file.write_text(textwrap.dedent(text))
         return file
 
-    def launch(self, side: str, environment: dict[str, str] | None = None) -> Launch:
-        config = HarnessConfig(
+    def config(self, side: str) -> HarnessConfig:
+        return HarnessConfig(
             suite_parent=str(self.root / "suite"),
             suite="benchmarks",
             site=str(self.root / side),
             tools=str(self.tools),
             import_names=("toy",),
         )
+
+    def launch(self, side: str, environment: dict[str, str] | None = None, **changes: Any) -> Launch:
+        config = replace(self.config(side), **changes)
         scratch = self.root / f"scratch-{side}"
         scratch.mkdir(exist_ok=True)
 

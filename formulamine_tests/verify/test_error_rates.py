@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from formulamine.verify.statistics import SCREEN_ROUNDS, Difference, keep, screened, settle
+from formulamine.verify.statistics import SCREEN_ROUNDS, Difference, keep_by_either, settle
 from formulamine_tests.verify.asv_rule import faster_by_asv
 
 SPREAD = 0.04
@@ -58,8 +58,8 @@ def measured(draw: random.Random, noise: Noise, benchmarks: int, true_ratio: flo
         cpu = truth[benchmark] + next(rounds[benchmark])
         return Difference(cpu, cpu + draw.gauss(0, 2 * SPREAD), session)
 
-    screen = {str(one): screened([take(one, 1) for _ in range(SCREEN_ROUNDS)]) for one in range(benchmarks)}
-    faster, slower = keep(screen)
+    screen = {str(one): [take(one, 1) for _ in range(SCREEN_ROUNDS)] for one in range(benchmarks)}
+    faster, slower = keep_by_either(screen)
     confirmed = set()
     for name in faster:
         differences: list[Difference] = []

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -18,16 +19,25 @@ from formulamine.settings import LoadSettings, MeasureSettings
 from formulamine.tables import FileChange, OutcomeCounts, SpeedupMeasurement
 from formulamine.verify.assets import controls_quiet, gate_holds, no_test_is_broken, verdicts_follow
 from formulamine.verify.machine import kernel, machine_class
-from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep, RawBlob, record_of
+from formulamine.verify.measure import (
+    MeasureInput,
+    MeasureReason,
+    MeasureStep,
+    RawBlob,
+    controlled,
+    record_of,
+)
+from formulamine.verify.protocol import Measurement, RawMeasurement, decide
 from formulamine_tests.build.conftest import bench, interpreters, jail, uv_cache, warm_cache
 from formulamine_tests.build.tables_of import MONTH, month_of, spoiled
 from formulamine_tests.build.workbench import Files, Workbench, project
 from formulamine_tests.ship.evidence import samples
+from formulamine_tests.verify.test_protocol import raw
 
 __all__ = ["bench", "interpreters", "jail", "uv_cache", "warm_cache"]
 SLOW = "def work(): return sum(i * i for i in range(20000))\n"
 FAST = "def work(): return sum(i * i for i in range(2000))\n"
-SETTINGS = MeasureSettings(control_cases=1)
+SETTINGS = MeasureSettings(control_cases=1, control_share=1.0)
 COUNTS = OutcomeCounts(passed=0, failed=0, errors=0, skipped=0, not_run=0)
 
 
@@ -156,6 +166,37 @@ def test_a_build_that_is_lost_for_good_is_tried_again_later(bench: Workbench) ->
     outcome = step(bench)(built(bench, project(SLOW, hook=hook), {"src/toy/__init__.py": FAST}))
     assert isinstance(outcome, Failed), outcome
     assert (outcome.reason, outcome.infrastructure) == (MeasureReason.BUILD_LOST, True)
+
+
+@pytest.mark.parametrize(("ratio", "seeds", "passed"), [(1.0, 1, 0), (1.3, 2, 2)])
+def test_the_sample_of_a_control_that_finds_something_is_doubled(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, ratio: float, seeds: int, passed: int
+) -> None:
+    asked = []
+
+    def finished(seen: RawMeasurement) -> Measurement:
+        return Measurement(decide(seen), seen, 1.0)
+
+    def control(*_: object, seed: int, **__: object) -> Measurement:
+        asked.append(seed)
+        return finished(RawMeasurement(cases=tuple(replace(one, stage="control") for one in raw(it=ratio).cases[1:])))
+
+    monkeypatch.setattr("formulamine.verify.protocol.control", control)
+    monkeypatch.setattr("formulamine.verify.protocol.measure", lambda *_, **__: finished(raw(same=1.0)))
+    outcome = step(bench)(built(bench, project(FAST), {"news.txt": "more"}))
+    assert isinstance(outcome, Rejected), outcome
+    record = cast(SpeedupMeasurement, outcome.record)
+    assert (len(set(asked)), record.controls, record.controls_passed) == (seeds, seeds, passed)
+    again = RawBlob.model_validate_json(bench.blobs.get(record.raw_sha256))
+    assert record_of(again, SETTINGS) == record
+
+
+def test_the_share_of_pull_requests_with_a_control_is_what_was_asked_for() -> None:
+    names = [f"acme__toy-{number}" for number in range(2000)]
+    chosen = [name for name in names if controlled(name, MeasureSettings(control_share=0.2))]
+    assert 0.17 < len(chosen) / len(names) < 0.23
+    assert set(chosen) < {name for name in names if controlled(name, MeasureSettings(control_share=0.4))}
+    assert not any(controlled(name, MeasureSettings(control_cases=0, control_share=1.0)) for name in names)
 
 
 def cancels(bench: Workbench) -> None:

@@ -1,5 +1,8 @@
 import ast
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -8,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from formulamine.verify.cores import quietest_core
+from formulamine.verify.lockstep import Lockstep
 from formulamine.verify.protocol import (
     BenchmarkResult,
     Measurement,
@@ -18,6 +23,7 @@ from formulamine.verify.protocol import (
 )
 from formulamine.verify.raw import RawCase, RawMeasurement, Round
 from formulamine.verify.side import HARNESS, Cancelled, Limits
+from formulamine.verify.verdict import kept_by_screen
 from formulamine_tests.verify.conftest import Toy, make_toy
 
 MakeToy = Callable[..., Toy]
@@ -188,8 +194,8 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, tools: Path) -> Measurement
         garbage="import os\nfor number in range(200, 300):\n    try: os.write(number, b'not json\\n')\n"
         "    except OSError: pass\n",
     )
-    # What noise keeps is confirmed no longer than it takes to see three timeouts.
-    measurement = run(toy, limits=replace(LIMITS, call_seconds=1.0, case_seconds=8.0))
+    # What noise keeps is confirmed no longer than it takes to see four timeouts.
+    measurement = run(toy, limits=replace(LIMITS, call_seconds=1.0, case_seconds=15.0))
     assert not processes(toy)
     return measurement
 
@@ -276,6 +282,29 @@ def test_a_base_that_times_out_is_evidence_of_a_speedup(faulty: Measurement) -> 
     assert verdict.ci_low > 2
     assert verdict.ci_high is None
     assert decide(RawMeasurement.from_json(faulty.raw.to_json())) == verdict
+
+
+def test_what_a_busy_machine_takes_is_no_wall_time_and_what_a_benchmark_waits_for_is(toy: MakeToy) -> None:
+    suite = SUITE + "import time\ndef time_sleeps(): time.sleep(toy.NAP)\n"
+    made = toy(SLOW + "NAP = 0.03\n", SLOW + "NAP = 0.01\n", bench=suite)
+    core = quietest_core()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        if core is not None:
+            os.sched_setaffinity(busy.pid, {core})
+        with Lockstep(made.launch("base"), made.launch("head"), LIMITS, threading.Event()) as lockstep:
+            lockstep.core = core
+            cases = lockstep.discover().cases
+            seen = {case.name: lockstep.advance(case, lockstep.begin(case, "screen"), 5) for case in cases}
+    finally:
+        busy.kill()
+        busy.wait()
+    [worked], [slept] = seen["bench.time_work"].rounds, seen["bench.time_sleeps"].rounds
+    assert sum(worked.base_wall) < 1.5 * sum(worked.base_cpu)
+    assert 2 < sum(slept.base_wall) / sum(slept.head_wall) < 4
+    assert sum(slept.base_cpu) < 0.5 * sum(slept.base_wall)
+    kept = kept_by_screen([replace(of, rounds=of.rounds * 2) for of in seen.values()])
+    assert "faster" in kept["bench.time_sleeps"]
 
 
 def test_a_shadowed_package_is_never_measured(toy: MakeToy) -> None:
@@ -462,7 +491,7 @@ def test_a_host_that_is_killed_leaves_no_process(toy: MakeToy) -> None:
         assert zygote.stdin is not None
         assert zygote.stdout is not None
         asked = {"module": "benchmarks.bench", "name": "bench.time_hangs", "case": "bench.time_hangs", "param_index": 0,
-                 "core": None, "seed": 0, "hash_seed": 0, "mode": ""}  # fmt: skip
+                 "core": None, "seed": 0, "hash_seed": 0, "tracing": False, "mode": ""}  # fmt: skip
         for identity, operation in enumerate(("start", "import", "open", "sample")):
             request = {**asked, "id": identity, "op": operation, "number": 1}
             zygote.stdin.write(json.dumps(request).encode() + b"\n")

@@ -12,8 +12,8 @@ from formulamine.verify.statistics import (
     clock_of,
     interval,
     keep,
+    keep_by_either,
     paired_difference,
-    screened,
     settle,
     settle_timeouts,
 )
@@ -154,9 +154,17 @@ def test_wall_time_decides_where_it_disagrees_beyond_its_error() -> None:
     assert clock_of(noisy) == "cpu"
 
 
-def test_the_screen_ranks_by_wall_time_where_cpu_time_is_blind() -> None:
-    assert screened([Difference(0.0, 0.5), Difference(0.0, 0.6)]) == pytest.approx(0.55)
-    assert screened([Difference(0.1, 0.2), Difference(0.1, 0.2)]) == pytest.approx(0.1)
+def test_the_screen_keeps_by_either_clock_where_they_are_far_apart() -> None:
+    screens = {
+        "quick": [Difference(0.3, 0.3)] * 2,
+        "sleeps": [Difference(0.0, 0.5)] * 2,
+        "busy": [Difference(0.3, -0.4)] * 2,
+        "same": [Difference(0.0, 0.1)] * 2,
+        "late": [Difference(math.inf, math.inf)],
+    }
+    faster, slower = keep_by_either(screens)
+    assert set(faster) == {"quick", "sleeps", "busy", "late"}
+    assert slower == ("busy",)
 
 
 def test_timeouts_need_to_come_again_and_to_be_far() -> None:

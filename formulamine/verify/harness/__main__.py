@@ -36,7 +36,7 @@ def main() -> None:
     config = json.loads(sys.argv[1])
     if "hash_seed" not in config:
         request = first_request()
-        config.update(request=request["id"], hash_seed=request["hash_seed"])
+        config.update(request=request["id"], hash_seed=request["hash_seed"], tracing=request["tracing"])
     # Sets and dictionaries of strings must be laid out alike on both sides, which only a new start can bring about.
     wanted = dict.fromkeys(ONE_THREAD, "1")
     wanted["PYTHONHASHSEED"] = str(config["hash_seed"] % 2**32)

@@ -68,12 +68,13 @@ class Child:
             self.buffer = line
         return line if newline else None
 
-    def end(self, closed: bool = False) -> tuple[str, float]:
-        """Kill the child with all that it started; how it had ended, and its CPU seconds.
+    def end(self, closed: bool = False) -> tuple[str, float, float]:
+        """Kill the child with all that it started; how it had ended, its CPU seconds, and those it waited for a core.
 
         Args:
             closed: Its pipe has closed, so it is ending by itself, and how is worth a moment's wait.
         """
+        waited = waited_by(self.pid)
         until = perf_counter() + (EXIT_S if closed else 0.0)
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         while not pid and perf_counter() < until:
@@ -90,4 +91,13 @@ class Child:
         os.close(self.answers)
         killed = os.WIFSIGNALED(status)
         how = f"killed by signal {os.WTERMSIG(status)}" if killed else f"exit code {os.WEXITSTATUS(status)}"
-        return how, usage.ru_utime + usage.ru_stime
+        return how, usage.ru_utime + usage.ru_stime, waited
+
+
+def waited_by(pid: int) -> float:
+    """Seconds for which a process has waited for a core that others had; 0 where the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0

@@ -5,6 +5,7 @@ Here belongs how ASV's kinds of benchmark are called and timed. Not here: proces
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import gc
 import math
@@ -28,9 +29,21 @@ RAW_PROGRAM = """
 import os, sys, timeit
 from time import perf_counter, process_time
 sys.path[:] = {path!r}
-elapsed = timeit.Timer({statement!r}, {setup!r}, lambda: complex(process_time(), perf_counter())).timeit({number})
+try:
+    waits = os.open({schedstat!r}, os.O_RDONLY)
+except OSError:
+    waits = None
+def clock():
+    return complex(process_time(), perf_counter()), int(os.pread(waits, 64, 0).split()[1]) / 1e9 if waits else 0.0
+class Elapsed(tuple):
+    def __sub__(self, other):
+        elapsed, waited = self[0] - other[0], self[1] - other[1]
+        return complex(elapsed.real, max(elapsed.imag - waited, min(elapsed.real, elapsed.imag)))
+elapsed = timeit.Timer({statement!r}, {setup!r}, lambda: Elapsed(clock())).timeit({number})
 os.write({fd}, ("%r %r" % (elapsed.real, elapsed.imag)).encode())
 """
+SCHEDSTAT = "/proc/self/schedstat"
+HIGH_FD = 200  # as in `__main__`: above what a suite is likely to close by number
 KINDS = {
     "TimeBenchmark": "time", "TimerawBenchmark": "timeraw", "MemBenchmark": "mem", "PeakMemBenchmark": "peakmem",
     "TrackBenchmark": "track",
@@ -40,6 +53,37 @@ KINDS = {
 def both_clocks() -> complex:
     """CPU seconds of this process and wall seconds as one number, so that a single subtraction times both."""
     return complex(process_time(), perf_counter())
+
+
+class Waits:
+    """How long this process has waited for a core that others had, which is no part of what a benchmark takes.
+
+    On a busy machine that alone made wall time say 30x where CPU time said 8x: the longer sample is interrupted more.
+    What a benchmark itself waits for, a lock, a file or a clock, is not in it. Zero where the kernel does not tell.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor: int | None = None
+        try:
+            opened = os.open(SCHEDSTAT, os.O_RDONLY)
+        except OSError:
+            return
+        self.descriptor = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
+        os.close(opened)
+
+    def seconds(self) -> float:
+        """So far, of the main thread."""
+        if self.descriptor is None:
+            return 0.0
+        try:
+            return int(os.pread(self.descriptor, 64, 0).split()[1]) / 1e9
+        except OSError:  # closed by a benchmark that closes whatever it finds
+            return 0.0
+
+
+def less(elapsed: complex, waited: float) -> complex:
+    """Elapsed times without what was waited, which lies around them by some microseconds and may be more than they."""
+    return complex(elapsed.real, max(elapsed.imag - max(waited, 0.0), min(elapsed.real, elapsed.imag)))
 
 
 def spin(turns: int) -> None:
@@ -63,6 +107,7 @@ class CaseTimer:
         self.benchmark = benchmark
         self.pycache = pycache
         self.extra = extra
+        self.waits = Waits()
         self.used = False
         arguments = benchmark._build_params()
         self.call: Callable[[], Any] = functools.partial(benchmark.func, *arguments) if arguments else benchmark.func
@@ -95,9 +140,7 @@ class CaseTimer:
         started = perf_counter()
         elapsed = self.ways[mode or self.mode](number)
         if self.extra:
-            before = both_clocks()
-            spin(round(self.extra * number))
-            elapsed += both_clocks() - before
+            elapsed += self.spin(round(self.extra * number))
         return {"cpu": elapsed.real, "wall": elapsed.imag, "spent": perf_counter() - started}
 
     def value(self, seed: int) -> float:
@@ -121,7 +164,9 @@ class CaseTimer:
 
     def steady(self, number: int) -> complex:
         """Time a loop of calls."""
-        return timeit.Timer(self.call, timer=both_clocks).timeit(number)  # type: ignore[arg-type]
+        waited = self.waits.seconds()
+        elapsed: complex = timeit.Timer(self.call, timer=both_clocks).timeit(number)  # type: ignore[arg-type]
+        return less(elapsed, self.waits.seconds() - waited)
 
     def first_call(self, number: int) -> complex:
         """Time single calls, each after a set-up of its own."""
@@ -133,18 +178,20 @@ class CaseTimer:
                     self.benchmark.do_teardown()
                     self.benchmark.do_setup()
                 self.used = True
+                waited = self.waits.seconds()
                 started = both_clocks()
                 self.call()
-                total += both_clocks() - started
+                elapsed = both_clocks() - started
+                total += less(elapsed, self.waits.seconds() - waited)
         finally:
             gc.enable()
         return total
 
     def spin(self, turns: int) -> complex:
         """Time what `extra` is counted in."""
-        started = both_clocks()
+        waited, started = self.waits.seconds(), both_clocks()
         spin(turns)
-        return both_clocks() - started
+        return less(both_clocks() - started, self.waits.seconds() - waited)
 
     def fresh_interpreter(self, number: int) -> complex:
         """Time a statement in a new interpreter."""
@@ -161,6 +208,7 @@ class CaseTimer:
                 statement=textwrap.dedent(statement),
                 setup=textwrap.dedent(setup),
                 number=number,
+                schedstat=SCHEDSTAT,
                 fd=sending,
             )
             subprocess.run(

@@ -19,11 +19,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 from .child import Child
 from .foreign import describe, imported_from, misplaced, pin, seed_generators, write_all
+from .sources import digests, functions
 from .timing import CaseTimer, kind_of
+from .tracing import Tracer, places, places_of
 
 
 class Zygote:
@@ -40,6 +43,8 @@ class Zygote:
         self.waiting: int | None = None  # the request that the child has yet to answer
         self.directory = ""
         self.discovery: Any = None
+        self.tracer = Tracer() if config["tracing"] else None
+        self.at_import: set[CodeType] = set()  # what ran in imports, and in set-ups that several cases share
 
     def serve(self) -> None:
         """Answer requests until the host closes its end; then leave neither child nor file."""
@@ -77,7 +82,7 @@ class Zygote:
             if not isinstance(fields, dict) or self.waiting is None:
                 raise ValueError("an answer to nothing")
         except (EOFError, ValueError) as error:
-            ended, _ = self.end_child(closed=isinstance(error, EOFError))
+            ended, _, _ = self.end_child(closed=isinstance(error, EOFError))
             garbage = "" if isinstance(error, EOFError) else "wrote garbage on the protocol's pipe; "
             self.ended = f"the benchmark's process ended: {garbage}{ended}"
             fields = {"status": "failed", "detail": self.ended}
@@ -89,16 +94,18 @@ class Zygote:
     def handle(self, request: dict[str, Any]) -> None:
         """Do what the host asks, or have the child do it."""
         identity, operation = request["id"], request["op"]
-        known = operation not in ("open", "cache") or (request["module"], request["name"]) in self.benchmarks
+        known = operation not in ("open", "cache", "trace") or (request["module"], request["name"]) in self.benchmarks
         if operation == "import":
             self.answer(identity, **self.import_module(request["module"]))
         elif operation == "kill":
-            _, cpu = self.end_child()
+            _, cpu, waited = self.end_child()
             self.waiting = None
-            self.answer(identity, status="ok", cpu=cpu)
+            self.answer(identity, status="ok", cpu=cpu, waited=waited)
         elif not known:
             self.answer(identity, status="failed", detail="the module does not list this benchmark any more")
-        elif operation in ("open", "cache"):
+        elif operation in ("digests", "functions", "imported"):
+            self.answer(identity, **self.tell(operation, request))
+        elif operation in ("open", "cache", "trace"):
             self.end_child()
             self.waiting = identity
             self.fork(request)
@@ -124,8 +131,9 @@ class Zygote:
         os.chdir(self.scratch)
         seed_generators(config["seed"])
         try:
-            for name in config["import_names"]:
-                importlib.import_module(name)
+            with self.traced():
+                for name in config["import_names"]:
+                    importlib.import_module(name)
         except BaseException as error:  # as in Child: foreign code may also raise SystemExit
             return {"status": "failed", "reason": "import_failed", "detail": describe(error)}
         files = imported_from(config["import_names"])
@@ -144,7 +152,8 @@ class Zygote:
         below: list[str] = []
         error = ""
         try:
-            module = importlib.import_module(name)
+            with self.traced():
+                module = importlib.import_module(name)
             below = [f"{name}.{entry.name}" for entry in pkgutil.iter_modules(getattr(module, "__path__", []))]
             # asv_runner walks the whole suite, importing as it goes; it gets one module, the host asks for the next.
             self.discovery.disc_modules = lambda *_, **__: [module]
@@ -159,6 +168,31 @@ class Zygote:
         gc.freeze()  # a child's collections then leave the zygote's objects, and their memory pages, alone
         return {"status": "failed" if error else "ok", "detail": error, "benchmarks": listed, "below": below}
 
+    @contextlib.contextmanager
+    def traced(self) -> Iterator[None]:
+        """Note what runs in a block, where this process traces."""
+        if self.tracer is None:
+            yield
+            return
+        self.tracer.start()
+        try:
+            yield
+        finally:
+            self.at_import |= self.tracer.stop()
+
+    def tell(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        """What this side is made of, or what its imports ran."""
+        site = self.config["site"]
+        try:
+            if operation == "digests":
+                return {"status": "ok", "digests": digests(site)}
+            if operation == "functions":
+                return {"status": "ok", **functions(os.path.join(site, request["file"]))}
+        except (OSError, SyntaxError, ValueError, RecursionError) as error:
+            return {"status": "failed", "detail": describe(error)}
+        blind = self.tracer.blind if self.tracer else "nothing was traced"
+        return {"status": "ok", "places": places(self.at_import, site, request["files"]), "blind": blind}
+
     def fork(self, request: dict[str, Any]) -> None:
         """Fork a child for one case, or for the cache that several share."""
         benchmark = self.benchmarks[request["module"], request["name"]]
@@ -167,13 +201,14 @@ class Zygote:
             self.caches[key] = tempfile.mkdtemp(dir=self.scratch, prefix="cache-")
         self.directory = "" if key else tempfile.mkdtemp(dir=self.scratch, prefix="case-")
         directory = self.caches[key] if key else self.directory
-        work = functools.partial(self.make_cache if request["op"] == "cache" else self.run_case, benchmark, request)
+        works = {"cache": self.make_cache, "open": self.run_case, "trace": self.trace_case}
+        work = functools.partial(works[request["op"]], benchmark, request)
         self.child = Child(work, [self.requests, self.answers], directory)
 
-    def end_child(self, closed: bool = False) -> tuple[str, float]:
-        """End the child, if there is one; how it had ended, and its CPU seconds."""
+    def end_child(self, closed: bool = False) -> tuple[str, float, float]:
+        """End the child, if there is one; as `Child.end`."""
         if self.child is None:
-            return "", 0.0
+            return "", 0.0, 0.0
         ended, self.child = self.child.end(closed), None
         self.ended = "no case is open"
         if self.directory:
@@ -187,21 +222,18 @@ class Zygote:
     ) -> None:
         """Run setup_cache and leave its result in the directory of the cache."""
         seed_generators(request["seed"])
-        with open("cache.pickle", "wb") as file:
+        with self.traced(), open("cache.pickle", "wb") as file:
             pickle.dump(benchmark.do_setup_cache(), file)
+        if self.tracer is not None:
+            with open("ran.json", "w", encoding="utf-8") as file:
+                json.dump([[code.co_filename, code.co_name, code.co_firstlineno] for code in self.tracer.seen], file)
         answer(status="ok")
 
     def run_case(
         self, benchmark: Any, request: dict[str, Any], requests: Iterator[dict[str, Any]], answer: Callable[..., None]
     ) -> None:
         """Set one case up, and sample it as often as asked."""
-        pin(request["core"])
-        seed_generators(request["seed"])
-        if benchmark._params:
-            benchmark.set_param_idx(request["param_index"])
-        if benchmark.setup_cache_key is not None:
-            with open("cache.pickle", "rb") as file:
-                benchmark.set_cache(pickle.load(file))
+        self.prepare(benchmark, request)
         if benchmark.do_setup():
             return answer(status="skipped", detail="NotImplementedError in setup, or skipped by its parameters")
         files = imported_from(self.config["import_names"])
@@ -221,6 +253,35 @@ class Zygote:
                 answer(status="ok", returned=timer.returned(asked["seed"]))
             else:
                 answer(status="ok", **timer.sample(asked["number"], asked["seed"], asked["mode"]))
+
+    def prepare(self, benchmark: Any, request: dict[str, Any]) -> None:
+        """Give a case its core, its random numbers, its parameters and its cache."""
+        pin(request["core"])
+        seed_generators(request["seed"])
+        if benchmark._params:
+            benchmark.set_param_idx(request["param_index"])
+        if benchmark.setup_cache_key is not None:
+            with open("cache.pickle", "rb") as file:
+                benchmark.set_cache(pickle.load(file))
+
+    def trace_case(
+        self, benchmark: Any, request: dict[str, Any], _: Iterator[dict[str, Any]], answer: Callable[..., None]
+    ) -> None:
+        """Set one case up and call it once, noting what runs in either."""
+        assert self.tracer is not None
+        tracer, site, files = self.tracer, self.config["site"], request["files"]
+        tracer.start()
+        self.prepare(benchmark, request)
+        skipped = benchmark.do_setup()
+        setup = places(tracer.stop(), site, files)
+        if skipped:
+            return answer(status="skipped", detail="NotImplementedError in setup, or skipped by its parameters")
+        if benchmark.setup_cache_key is not None:
+            with open("ran.json", encoding="utf-8") as file:
+                setup += places_of(json.load(file), site, files)
+        tracer.start()
+        benchmark.func(*benchmark._build_params())
+        answer(status="ok", setup=setup, call=places(tracer.stop(), site, files), blind=tracer.blind)
 
 
 def _listing(benchmark: Any) -> dict[str, Any]:
