@@ -276,7 +276,8 @@ def test_what_says_nothing_is_nothing(title: str) -> None:
     ("title", "shown"),
     [
         ("perf: slow import", "slow import"), ("(fix): slow import", "slow import"),
-        ("ENH Faster import", "Faster import"), ("[core] slow import", "slow import"), ("perf/tst: slow import", "slow import"),
+        ("ENH Faster import", "Faster import"), ("[core] slow import", "slow import"),
+        ("perf/tst: slow import", "slow import"),
         ("fix(io)!: slow import", "slow import"), ("Fix slow import", "Fix slow import"),
         ("Performance of imports", "Performance of imports"), ("Fast paths are slow: all", "Fast paths are slow: all"),
     ],
