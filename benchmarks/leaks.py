@@ -86,7 +86,8 @@ def main() -> int:
     services = Services(Settings())
     try:
         places = dict(one.split("=", 1) for one in asked.repo)
-        wanted = asked.statements or max(asked.leaking, asked.clean)
+        # Some have no paragraph or no line that fits.
+        wanted = asked.statements or 2 * max(asked.leaking, asked.clean)
         cases = in_turn([cases_of(services, repo, url, asked.days) for repo, url in places.items()], wanted, asked.seed)
         if asked.statements:
             for number, case in enumerate(cases, 1):
@@ -147,6 +148,8 @@ def evaluate(services: Services, cases: list[Case], leaking: int, clean: int, dr
     missed: list[str] = []
     kinds = list(MUTATIONS)
     for number, case in enumerate(cases):
+        if read >= clean and tried.total() >= leaking:
+            break
         guard = case.guard(services)
         base = base_texts(services, case)
         text = clean_text(case, base, guard, draw, from_messages=number % 2 == 0)

@@ -102,7 +102,8 @@ class Base:
     """What everybody sees: lines and words of the base tree."""
 
     lines: frozenset[str]
-    """In their strict form."""
+    """In their squeezed form."""
+    strict_lines: frozenset[str]
     loose_lines: frozenset[str]
     words: frozenset[str]
     small_words: frozenset[str]
@@ -116,10 +117,11 @@ class Base:
         found: set[str] = set()
         for text in texts:
             seen = visible(text)
-            lines.update(map(strict, seen.splitlines()))
+            lines.update(map(squeezed, seen.splitlines()))
             found.update(_WORD.findall(seen))
         return cls(
             frozenset(lines),
+            frozenset(map(strict, lines)),
             frozenset(map(unmarked, lines)),
             frozenset(map(word, found)),
             frozenset(part for one in found for part in one.split("_") if part.islower()),
@@ -132,6 +134,8 @@ class Fix:
     """What only the fix has. Lines and names stand as the patch has them, by the forms in which they are looked for."""
 
     lines: Mapping[str, str]
+    exact_lines: Mapping[str, str]
+    """Those that base has with other quoting, or that are little else: looked for with theirs."""
     loose_lines: Mapping[str, str]
     shapes: Mapping[tuple[str, ...], Sequence[tuple[list[str], str]]]
     names: Mapping[str, str]
@@ -159,13 +163,16 @@ class Fix:
         """
         core = set(core_files)
         lines: dict[str, str] = {}
+        exact: dict[str, str] = {}
         names: dict[str, str] = {}
         for one in diffs:
             for line in one.added:
                 folded, seen = " ".join(line.split()), visible(line)
-                if _telling(folded) and strict(seen) not in base.lines:
-                    # What is mostly quoting ("_", "-", "'") would be found in anything without it.
-                    lines[strict(seen) if len(strict(seen)) >= MIN_STRICT else squeezed(seen)] = folded
+                if _telling(folded) and squeezed(seen) not in base.lines:
+                    if strict(seen) in base.strict_lines or len(strict(seen)) < MIN_STRICT:
+                        exact[squeezed(seen)] = folded
+                    else:
+                        lines[strict(seen)] = folded
                 if one.path in core:
                     names |= {word(name): name for name in _identifiers(visible(line))}
         loosened: dict[str, str] = {}
@@ -179,7 +186,7 @@ class Fix:
                 shapes.setdefault(_shape(told), []).append((told, folded))
         names = {form: name for form, name in names.items() if form and form not in base.words}
         own = {one for one in branches if len(one) >= MIN_SPLIT_NAME and word(one) not in base.words}
-        return cls(lines, loosened, shapes, names, frozenset(shas), frozenset(own), base)
+        return cls(lines, exact, loosened, shapes, names, frozenset(shas), frozenset(own), base)
 
     def leaks(self, text: str, solution: Iterable[str] = ()) -> list[Leak]:
         """What a text tells, sorted; empty where it tells nothing.
@@ -206,8 +213,11 @@ class Fix:
 
     def _lines(self, seen: str, bare: str) -> set[str]:
         """Added lines, however they are broken, quoted or set off."""
-        forms = (strict(seen), strict(bare), squeezed(seen))
-        found = {line for form, line in self.lines.items() if any(form in one for one in forms)}
+        found: set[str] = set()
+        for put in (seen, bare):
+            exact, bare_form = squeezed(put), strict(put)
+            found |= {line for form, line in self.lines.items() if form in bare_form}
+            found |= {line for form, line in self.exact_lines.items() if form in exact}
         flat = loose(bare)
         return found | {line for form, line in self.loose_lines.items() if form in flat}
 

@@ -166,6 +166,7 @@ def test_a_squashed_message_is_a_list_of_solutions() -> None:
         "Disable automatic cache of columns",
         "Optimize out the second pass",
         "Eagerly loaded indices",
+        "MAINT/TST: increase coverage of slow tests",
         "Accelerate tests: parallelize, remove slow ones",
         "Sorting is slow - use a heap",
     ],
@@ -277,6 +278,7 @@ def test_what_says_nothing_is_nothing(title: str) -> None:
     [
         ("perf: slow import", "slow import"), ("(fix): slow import", "slow import"),
         ("ENH Faster import", "Faster import"), ("[core] slow import", "slow import"),
+        ("perf/tst: slow import", "slow import"),
         ("fix(io)!: slow import", "slow import"), ("Fix slow import", "Fix slow import"),
         ("Performance of imports", "Performance of imports"), ("Fast paths are slow: all", "Fast paths are slow: all"),
     ],
