@@ -345,8 +345,8 @@ def test_a_setting_that_changed_is_named(settings: Settings, monkeypatch: pytest
 
 
 def test_a_step_version_that_changed_is_named(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("formulamine.judge.steps.CLASSIFICATIONS_VERSION", "3")
-    assert actions(32, services)["classifications"] == "recomputed: changed: step version (then 1, now 3)"
+    monkeypatch.setattr("formulamine.judge.steps.CLASSIFICATIONS_VERSION", "9")
+    assert actions(32, services)["classifications"] == "recomputed: changed: step version (then 2, now 9)"
 
 
 def test_a_data_file_that_changed_is_named(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
