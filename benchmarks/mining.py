@@ -24,7 +24,8 @@ from pathlib import Path
 
 from formulamine.discover.candidates import CandidateStep
 from formulamine.discover.pull_requests import merged_between
-from formulamine.discover.sieve import SieveInput, load_rules
+from formulamine.discover.sieve import SieveInput
+from formulamine.discover.sieve_rules import load_rules, load_weights
 from formulamine.services.git import DIFF, PATCH, Git
 from formulamine.services.store import Blobs
 from formulamine.settings import Settings
@@ -79,7 +80,9 @@ def mine(folder: Path, head_sha: str, start: datetime, newest: datetime, blobs: 
     records, _ = merged_between(git, git.mirror_path(REPO), REPO, head_sha, start, end)
     read_by_sieve = {name for name in SieveInput.model_fields if name != "pr_id"}
     items = [SieveInput(pr_id=key, **one.model_dump(include=read_by_sieve)) for key, one in records.items()]
-    step = CandidateStep(git, blobs, rules, settings, {REPO: ""}, {REPO: [item.merge_sha for item in items]})
+    step = CandidateStep(
+        git, blobs, rules, load_weights(), settings, {REPO: ""}, {REPO: [item.merge_sha for item in items]}
+    )
     with ThreadPoolExecutor(Settings().workers.discover_workers) as pool:  # as `advance` does
         list(pool.map(step, items))
     return time.perf_counter() - began, [one.merge_sha for one in records.values()]

@@ -467,6 +467,41 @@ def refuse_unusable(entries: Sequence[RegistryEntry], git: Git, mirrors: Git) ->
     refuse(f"{why}: name one with --repo [OWNER/NAME=]PATH_OR_URL")
 
 
+@main.command(name="judge-eval")
+@click.argument("labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@click.option("--repo", "repos", multiple=True, required=True, metavar="[OWNER/NAME=]PATH_OR_URL", help="Repeatable.")
+@click.option("--prefixes", is_flag=True, help="Judge titles with prefixes (PERF: against DOC:, TST: ...), hidden.")
+@click.option("--merged", type=click.IntRange(min=0), default=2000, help="Pull requests of the pass rate; 0: all.")
+@takes_json
+def judge_eval(labels: Path | None, repos: tuple[str, ...], prefixes: bool, merged: int, as_json: bool) -> None:
+    """Recall, false positives and pass rate of sieve and judges on LABELS (rows of JSON)."""
+    import json
+
+    from formulamine.discover.registry import RegistryError, parse_repo_argument
+    from formulamine.judge.judge_eval import judge_eval as evaluated
+    from formulamine.services.container import Services
+    from formulamine.services.git import GitError
+    from formulamine.services.llm_errors import LlmError
+
+    if labels is None and not prefixes:
+        refuse("nothing to judge: name a file of LABELS, or --prefixes")
+    services = Services(Settings())
+    try:
+        try:
+            entries = [parse_repo_argument(text, services.git) for text in repos]
+        except (RegistryError, GitError) as error:
+            refuse(error)
+        try:
+            report = evaluated(labels, entries, services, merged=merged, prefixes=prefixes)
+        except UnicodeDecodeError as error:
+            refuse(f"{labels} is no text ({error}): give a file with one JSON object a line")
+        except (GitError, LlmError, OSError) as error:
+            refuse(error, COULD_NOT_FINISH)
+    finally:
+        services.close()
+    click.echo(json.dumps(report.as_json()) if as_json else report.as_text())
+
+
 def run_or_refuse(
     settings: Settings, job: str, month: str, assets: list[str] | None, options: dict[str, Any], *, checks: bool = False
 ) -> list[Any]:

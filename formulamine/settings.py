@@ -133,6 +133,10 @@ class LlmSettings(_Group):
     judge_models: str = Field(
         "", pattern=CHAIN, description='classification: "provider:model" by comma, cheap ones first; empty: by rules'
     )
+    judge_again_models: str = Field(
+        "", pattern=CHAIN, description="who judges a sample a second time, likewise; empty: nobody"
+    )
+    judge_again_share: float = Field(0.05, ge=0, le=1, description="how much of the candidates that sample is")
     statement_models: str = Field("", pattern=CHAIN, description="problem statements, likewise; empty: by rules")
     repair_models: str = Field("", pattern=CHAIN, description="failed builds, likewise; empty: nothing is repaired")
     repair_turns: int = Field(10, ge=1, description="changes of a recipe that one failed build may take; the paper")

@@ -204,8 +204,7 @@ def sentences() -> dict[str, dict[str, list[str]]]:
 
 def _facts(story: Story) -> dict[str, Any]:
     """What the templates may name."""
-    from formulamine.discover.sieve import load_rules as sieve_rules
-    from formulamine.judge.rules import load_rules as judge_rules
+    from formulamine.discover.sieve_rules import load_weights
 
     last = story.last
     seen: dict[str, Any] = {}
@@ -222,8 +221,8 @@ def _facts(story: Story) -> dict[str, Any]:
         "next": story.next_asset,
         "detail": _clipped(_LOG.sub("", last.detail)) or "no more is known",
         "log": f" The log is blob {log}." if log else "",
-        "enough": f"{sieve_rules().enough:g}",
-        "yes_from": f"{judge_rules().yes_from:g}",
+        "passes_from": f"{load_weights().passes_from:g}",
+        "yes_from": f"{load_weights().yes_from:g}",
         "pins": len(seen.get("pins") or []),
         "build_pins": len(seen.get("build_pins") or []),
         "python": seen.get("python_version") or "3",

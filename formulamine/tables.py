@@ -136,8 +136,8 @@ Category = Literal[
 class Classification(Record):
     """A judge's opinion of a candidate."""
 
-    is_performance: bool
-    """Biased to yes: the measurement decides."""
+    is_performance: bool | None
+    """Biased to yes: the measurement decides. None where no judge gave a usable answer, which is no "no"."""
     category: Category
     difficulty: Literal["easy", "medium", "hard"]
     rationale: str
@@ -147,6 +147,10 @@ class Classification(Record):
     prompt_version: str
     tokens: int
     """Spent on the answer; 0 for rules."""
+    second_judge: str = ""
+    """Who judged a second time, of a sample, for the agreement alone; "none" where that gave no answer."""
+    second_opinion: bool | None = None
+    """What the second judge said."""
 
 
 class EnvPayload(Record):

@@ -148,7 +148,7 @@ def test_settings_come_from_the_environment_and_no_other_knob_counts(
             made = build(tmp_path / type(group).__name__)
         changed = {asset for asset, step in made.items() if step.fingerprint(item_of(step)) != known[asset]}
         # Of a group that no step names, what decides comes in by the step's `outside`.
-        decides = {"images", "problem_statements"} if isinstance(group, LlmSettings) else set()
+        decides = {"classifications", "images", "problem_statements"} if isinstance(group, LlmSettings) else set()
         assert changed == {asset for asset in made if named[asset] & set(knobs)} | decides, type(group).__name__
         if isinstance(group, Workers):
             assert {asset for asset in made if made[asset].workers != every_step[asset].workers}

@@ -22,6 +22,7 @@ import formulamine
 from formulamine import story, telling
 from formulamine.demo.sample import MONTH, REPOSITORY, write_sample
 from formulamine.discover.registry import Registry, RegistryEntry
+from formulamine.discover.sieve_rules import load_weights
 from formulamine.items import Done, Failed, Outcome, Rejected, RunOptions, Step
 from formulamine.lineage import to_json
 from formulamine.pipeline import inputs, joined, materialize
@@ -239,7 +240,7 @@ def test_why_a_pull_request_is_out_names_the_number_that_decided(settings: Setti
     )
     assert "2 of tests" not in story.why_not(story.tell(pr(39), settings))
     assert "only 1 of tests: tests/test_workdays.py" in story.why_not(story.tell(pr(39), settings))
-    assert "score 0, yes from 1.5" in story.why_not(story.tell(pr(34), settings))
+    assert f"yes from {load_weights().yes_from:g}" in story.why_not(story.tell(pr(34), settings))
     assert f"The log is blob {LOG}." in story.why_not(story.tell(pr(45), settings))
 
 
@@ -357,8 +358,8 @@ def test_a_setting_that_changed_is_named(settings: Settings, monkeypatch: pytest
 
 
 def test_a_step_version_that_changed_is_named(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("formulamine.judge.steps.CLASSIFICATIONS_VERSION", "3")
-    assert actions(32, services)["classifications"] == "recomputed: changed: step version (then 1, now 3)"
+    monkeypatch.setattr("formulamine.judge.steps.CLASSIFICATIONS_VERSION", "9")
+    assert actions(32, services)["classifications"] == "recomputed: changed: step version (then 2, now 9)"
 
 
 def test_a_data_file_that_changed_is_named(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

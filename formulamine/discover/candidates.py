@@ -10,7 +10,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from formulamine.discover.sieve import SieveInput, SieveRules, sieve
+from formulamine.discover.sieve import SieveInput, sieve
+from formulamine.discover.sieve_rules import SieveRules, Weights
 from formulamine.items import Done, Outcome
 from formulamine.services.git import Git
 from formulamine.services.store import Blobs
@@ -24,6 +25,7 @@ class CandidateStep:
     git: Git
     blobs: Blobs
     rules: SieveRules
+    weights: Weights
     settings: SieveSettings
     mirrors: dict[str, str]
     """Location by repository, to make a deleted mirror again."""
@@ -35,7 +37,7 @@ class CandidateStep:
     def __call__(self, item: SieveInput) -> Outcome:
         """Sieve one pull request; a candidate's patch is kept as a blob."""
         patch = self._patch(item)
-        outcome = sieve(item, patch, self.rules, self.settings)
+        outcome = sieve(item, patch, self.rules, self.weights, self.settings)
         if isinstance(outcome, Done):
             self.blobs.put(patch)
         return outcome

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from formulamine.services.git_objects import unquote
 
 _FILE = b"diff --git "
 _HUNK = re.compile(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_PLACE = re.compile(r"-(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 _HUNKS = re.compile(rb"\n" + _HUNK.pattern)
 _QUOTED = rb'"(?:[^"\\]|\\.)*"'
 _TWO_NAMES = re.compile(rb"(%b|.+) (%b|.+)" % (_QUOTED, _QUOTED), re.DOTALL)
@@ -23,6 +25,26 @@ _NOWHERE = b"/dev/null"
 
 class DiffError(ValueError):
     """The patch is cut short or is none of git's."""
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """Neighbouring changes of one file."""
+
+    old_start: int
+    """Number of its first line before."""
+    new_start: int
+    """Number of its first line afterwards."""
+    lines: tuple[str, ...]
+    """Lines with their mark: a blank, a minus or a plus."""
+
+    def before(self) -> list[tuple[int, str]]:
+        """Lines before, each under its number."""
+        return list(enumerate((line[1:] for line in self.lines if line[:1] != "+"), self.old_start))
+
+    def after(self) -> list[tuple[int, str]]:
+        """Lines afterwards, each under its number."""
+        return list(enumerate((line[1:] for line in self.lines if line[:1] != "-"), self.new_start))
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,19 @@ class FileDiff:
     binary: bool = False
     new: bool = False
     deleted: bool = False
+    text: str = field(default="", repr=False, compare=False)
+    """Its hunks as they stand in the patch."""
+
+    @cached_property
+    def hunks(self) -> tuple[Hunk, ...]:
+        """The same lines where they stand, with the unchanged ones around them."""
+        hunks = []
+        for part in self.text.split("\n@@ ")[1:]:
+            header, *lines = part.split("\n")
+            if found := _PLACE.match(header):
+                said = tuple(line or " " for line in lines[: -1 if lines[-1:] == [""] else None])
+                hunks.append(Hunk(int(found[1]), int(found[2]), tuple(one for one in said if one[0] in " -+")))
+        return tuple(hunks)
 
 
 def parse_patch(patch: bytes, wanted: Callable[[str], bool] = lambda path: True) -> tuple[FileDiff, ...]:
@@ -84,15 +119,15 @@ def _file(part: bytes, wanted: Callable[[str], bool]) -> FileDiff | None:
         raise DiffError(f"no path in {_text(names)[:200]!r}")
     if not wanted(_text(path)):
         return None
-    return FileDiff(_text(path), _text(old), *_changed(hunks), binary, new, deleted)
+    text = _text(hunks)
+    return FileDiff(_text(path), _text(old), *_changed(hunks, text), binary, new, deleted, text)
 
 
-def _changed(hunks: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _changed(hunks: bytes, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Lines that a file's hunks add and remove: at once where the counts of all headers agree, else one by one."""
     headers = _HUNKS.findall(hunks)
     if not headers:
         return (), ()
-    text = _text(hunks)
     added, removed = (tuple(line.partition("\n")[0] for line in text.split(mark)[1:]) for mark in ("\n+", "\n-"))
     kept = hunks.count(b"\n ")
     before, after = zip(*headers, strict=True)

@@ -11,14 +11,15 @@ from formulamine.discover.candidates import CandidateStep
 from formulamine.discover.pull_requests import PullRequestReason, VisitedRepository, list_pull_requests
 from formulamine.discover.registry import Registry
 from formulamine.discover.repositories import RegisteredRepository, RepositoryReason, find_suite
-from formulamine.discover.sieve import RULES_FILE, SieveInput, SieveReason, load_rules
+from formulamine.discover.sieve import SieveInput, SieveReason
+from formulamine.discover.sieve_rules import RULES_FILE, WEIGHTS_FILE, load_rules, load_weights
 from formulamine.items import Step
 from formulamine.pipeline import joined
 from formulamine.services.container import Services
 
 REPOSITORIES_VERSION = "1"
 PULL_REQUESTS_VERSION = "1"
-CANDIDATE_PRS_VERSION = "1"
+CANDIDATE_PRS_VERSION = "2"
 
 
 def registered(services: Services, month: str) -> list[tuple[str, RegisteredRepository]]:
@@ -71,6 +72,7 @@ def candidate_prs_step(services: Services, month: str) -> Step[SieveInput]:
         git=services.git,
         blobs=services.blobs,
         rules=load_rules(),
+        weights=load_weights(),
         settings=services.settings.sieve,
         mirrors=mirrors,
         merges=merges,
@@ -81,9 +83,18 @@ def candidate_prs_step(services: Services, month: str) -> Step[SieveInput]:
         reads=SieveInput,
         run=run,
         reasons=SieveReason,
-        sources=("formulamine.discover.candidates", "formulamine.discover.sieve", "formulamine.discover.diff"),
+        sources=(
+            "formulamine.discover.candidates",
+            "formulamine.discover.sieve",
+            "formulamine.discover.sieve_rules",
+            "formulamine.discover.signals",
+            "formulamine.discover.syntax",
+            "formulamine.discover.syntax_signals",
+            "formulamine.discover.patterns",
+            "formulamine.discover.diff",
+        ),
         settings=(services.settings.sieve,),
-        data_files=(RULES_FILE,),
+        data_files=(RULES_FILE, WEIGHTS_FILE),
         outside={"git": services.git.version()},
         workers=services.settings.workers.discover_workers,
     )

@@ -155,10 +155,28 @@ class Git:
         path = self.mirror_path(repo)
         return path if path.exists() else self.mirror(repo, self.inspect_source(location))
 
+    @contextlib.contextmanager
+    def reading(self, repo: str, source: Source) -> Iterator[Path]:
+        """A source as a mirror for a while: a local one as it lies there, of any other the mirror.
+
+        Raises:
+            GitError: it cannot be read.
+        """
+        if source.kind == "local":
+            with git_source.shadow(Path(source.location), self._mirrors) as stand_in:
+                yield stand_in
+        else:
+            yield self.mirror(repo, source)
+
     def has_commit(self, mirror: Path, sha: str) -> bool:
         """Whether a mirror holds a commit."""
         answer = self._process.run(["cat-file", "--batch-check"], git_dir=mirror, stdin=f"{sha}\n".encode())
         return answer.split()[1:2] == [b"commit"]
+
+    def held(self, mirror: Path, shas: Sequence[str]) -> set[str]:
+        """Those of some ids that are commits of a mirror."""
+        answer = self._process.run(["cat-file", "--batch-check"], git_dir=mirror, stdin=_lines(shas))
+        return {line.split()[0].decode() for line in answer.splitlines() if line.split()[1:2] == [b"commit"]}
 
     def default_branch(self, mirror: Path) -> str:
         """Name of the branch that a mirror holds."""

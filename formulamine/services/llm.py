@@ -38,7 +38,7 @@ PROTOCOL = "1"
 """Raised whenever a question is put otherwise to the same model: answers kept before then are not used."""
 BY_TOOL = "Answer with exactly one call of the tool that you are given, and with no other text."
 _VERSION = re.compile(r"version: (\w+)\n+")
-Task = Literal["judge", "statement", "repair"]
+Task = Literal["judge", "judge_again", "statement", "repair"]
 T = TypeVar("T", bound=BaseModel)
 
 

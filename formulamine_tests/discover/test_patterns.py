@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulamine.discover.patterns import Patterns
-from formulamine.discover.sieve import load_rules
+from formulamine.discover.sieve_rules import load_rules
 
 RULES = load_rules()
 EVERY = [rule.pattern for rule in RULES.signals if rule.pattern]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from formulamine.checks import well_formed
-from formulamine.judge.assets import no_error_is_a_no, undecided
+from formulamine.judge.assets import figures, judges_agree, no_error_is_a_no, undecided
 from formulamine.judge.rules import JudgeReason
 from formulamine.services.container import Services
 from formulamine_tests.build.tables_of import MONTH, month_of, spoiled
@@ -57,6 +57,26 @@ def test_few_undecided_pass_and_many_are_told(home: Path) -> None:
     assert (found.passed, found.warn, found.detail) == (False, True, "1 of 9 undecided")
     waiting = {"repo": "acme/toy", "classifications": {"status": "deferred", "reason": "limit", "record": None}}
     assert not undecided(MONTH, judged(YES, waiting)).passed
+
+
+def test_judges_who_disagree_are_told(home: Path) -> None:
+    agree = YES | {"second_judge": "openai:b", "second_opinion": True, "tokens": 10}
+    differ = YES | {"second_judge": "openai:b", "second_opinion": False, "tokens": 10}
+    found = judges_agree(MONTH, judged(*[agree] * 9, differ))
+    assert found.passed
+    assert "90.0% (9/10" in found.detail
+    found = judges_agree(MONTH, judged(*[agree] * 7, *[differ] * 3, NO))
+    assert (found.passed, found.warn) == (False, True)
+    assert judges_agree(MONTH, judged(*[differ] * 3)).passed, "three say nothing"
+    once = {"second_opinion": None}
+    assert judges_agree(MONTH, judged(YES | once, NO | once)).detail == "nothing was judged twice"
+
+
+def test_figures_are_numbers_that_the_ui_plots(home: Path) -> None:
+    agree = YES | {"second_judge": "openai:b", "second_opinion": True, "tokens": 10}
+    told = figures(MONTH, judged(agree, agree, OPEN, OPEN))
+    assert told == {"tokens": 20, "share_undecided": 0.5, "agreement": 1.0, "judged_twice": 2}
+    assert "agreement" not in figures(MONTH, judged(YES | {"second_opinion": None}))
 
 
 def test_well_formed_holds_for_the_judge_and_knows_its_words(home: Path) -> None:

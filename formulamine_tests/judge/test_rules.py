@@ -5,10 +5,12 @@ import typing
 
 import pytest
 
+from formulamine.discover.sieve_rules import WEIGHTS_FILE, load_weights
 from formulamine.items import Done, Rejected
 from formulamine.judge.rules import RULES_FILE, JudgeInput, JudgeReason, judge, load_rules
 from formulamine.tables import Category, Classification
 
+YES_FROM = load_weights().yes_from
 FIX = (b"-    if start < end:\n+    if start <= end:\n", "src/spans.py")
 
 
@@ -24,6 +26,7 @@ def run(
     item = JudgeInput(
         pr_id="o__r-1",
         title=title,
+        body="",
         signals=signals,
         score=score,
         core_files=["src/spans.py"],
@@ -37,18 +40,18 @@ def run(
 def test_a_better_algorithm_under_a_neutral_title_is_performance_work() -> None:
     signals = [
         "body performance: [slow] With 4,000 bookings it is slow.",
-        "code container: + for one in sorted(spans):",
+        "syntax container: src/spans.py:12 + seen = set(spans)",
     ]
     outcome, record = run("find_clashes on a full calendar", 3.0, signals)
     assert isinstance(outcome, Done)
     assert record.is_performance
     assert record.category == "use_better_data_structure_and_layout"
     assert "[slow] With 4,000 bookings" in record.rationale
-    assert "+ for one in sorted(spans):" in record.rationale
+    assert "src/spans.py:12 + seen = set(spans)" in record.rationale
 
 
 def test_a_bug_fix_under_a_neutral_title_is_none_and_the_row_says_why() -> None:
-    outcome, record = run("Spans that touch are one span", 0.0, [])
+    outcome, record = run("Spans that touch are one span", YES_FROM - 0.01, [])
     assert isinstance(outcome, Rejected)
     assert outcome.reason is JudgeReason.NOT_PERFORMANCE
     assert outcome.detail == record.rationale
@@ -57,16 +60,11 @@ def test_a_bug_fix_under_a_neutral_title_is_none_and_the_row_says_why() -> None:
     assert "adds: + if start <= end:" in record.rationale
 
 
-@pytest.mark.parametrize(
-    "title", ["BUG: wrong spans", "Fix spans", "Add spans", "feat: spans", "Refactor spans", "Deprecate spans"]
-)
-def test_another_purpose_needs_more_evidence(title: str) -> None:
-    hint = ["code bits: + n >>= 8", "code early_exit: + return n"]
-    assert isinstance(run("Spans", 2.0, hint)[0], Done)
-    outcome, record = run(title, 2.0, hint)
-    assert isinstance(outcome, Rejected)
-    assert repr(title) in record.rationale
-    assert isinstance(run(title, 3.0, ["title performance: [slow] spans are slow"])[0], Done)
+def test_what_speaks_against_is_told_too() -> None:
+    signals = [f"code {name}: src/a.py:{name} + x" for name in range(5)] + ["title bug_fix: [Fix] Fix spans"]
+    outcome, record = run("Fix spans", YES_FROM, signals)
+    assert isinstance(outcome, Done)
+    assert "least of all title bug_fix: [Fix] Fix spans" in record.rationale
 
 
 @pytest.mark.parametrize(
@@ -76,7 +74,7 @@ def test_another_purpose_needs_more_evidence(title: str) -> None:
         ("use_parallelization", "Read files in threads", ["code parallel: + with ThreadPool() as pool:"]),
         ("use_lower_level_system", "Merge in Cython", ["core compiled: [.pyx] src/merge.pyx"]),
         ("use_better_algorithm", "Print in linear time", ["title performance: [linear time] Print in linear time"]),
-        ("use_higher_level_system", "Faster sums", ["code vectorized: - for x in xs: + np.sum(xs)"]),
+        ("use_higher_level_system", "Faster sums", ["syntax loop_to_arrays: src/a.py:3 + np.sum(xs)"]),
         ("do_it_earlier_batch_throttle", "Delay the connection", ["title means: [Delay] Delay the connection"]),
         ("remove_or_reduce_work", "Avoid a second pass", ["title means: [Avoid] Avoid a second pass"]),
         ("micro_optimizations", "Less overhead in norm", ["title performance: [overhead] Less overhead in norm"]),
@@ -104,4 +102,4 @@ def test_difficulty_follows_core_lines_alone(lines: int, difficulty: str) -> Non
 def test_a_row_names_the_rules_that_decided() -> None:
     record = run("Faster", 3.0, ["title performance: [Faster] Faster"])[1]
     assert (record.judge, record.tokens) == ("rules", 0)
-    assert record.prompt_version == hashlib.sha256(RULES_FILE.read_bytes()).hexdigest()[:12]
+    assert record.prompt_version == hashlib.sha256(RULES_FILE.read_bytes() + WEIGHTS_FILE.read_bytes()).hexdigest()[:12]

@@ -1,0 +1,270 @@
+"""What Python code holds, read from a few of its lines: the hunks of a patch.
+
+Here belongs making the lines of a hunk a program that `ast` can read, and counting what is in it: loops, calls, early
+exits, parameters. What it means that there is more or less of something is in `syntax_signals.py`. Only hunks are read:
+whole files take a hundred times as long, and say the same before and after wherever the patch does not touch them.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Line = tuple[int, str]
+"""Number and text of a line."""
+Fact = tuple[str, str]
+"""What is found, and its name where it has one: ("call", "append"), ("loop", "")."""
+
+MOST_CUTS = 6  # lines of one hunk that are given up before the rest of it is
+FILENAME = "<hunk>"
+# What Python thinks of the mined code's escapes and comparisons is nobody's matter here.
+warnings.filterwarnings("ignore", module=re.escape(FILENAME))
+
+_CONTINUES = re.compile(r"\s*(else|elif|except|finally)\b")
+_HANDLES = re.compile(r"\s*(except|finally)\b")
+_QUOTES = re.compile(r'"""|\'\'\'')
+_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # also a null byte, or what is nested too deep
+_DISPLAYS = {ast.Set: "set", ast.SetComp: "set", ast.Dict: "dict", ast.List: "list", ast.Tuple: "tuple"}
+_BUILDS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_REPEATS = frozenset({ast.For, ast.AsyncFor, ast.While, *_BUILDS})
+_STARTS = frozenset({ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda})  # their bodies run when they are called
+_LEAVES = frozenset({ast.Name, ast.Constant, ast.Load, ast.Store, ast.Pass})  # most nodes; nothing is in them
+_TOLD_KEYWORDS = frozenset({"copy", "dtype", "out", "deep", "order", "axis", "maxsize"})
+
+
+@dataclass
+class Facts:
+    """What the lines of one side hold: how often, and where first on a line of the patch's own."""
+
+    counts: dict[Fact, int] = field(default_factory=dict)
+    places: dict[Fact, tuple[str, int]] = field(default_factory=dict)
+    """Path and line of the first that stands on a changed line."""
+
+    def of(self, kind: str) -> dict[str, int]:
+        """How often each name of a kind is found."""
+        return {name: count for (one, name), count in self.counts.items() if one == kind}
+
+    def total(self, kind: str) -> int:
+        """How often a kind is found."""
+        return sum(count for (one, _), count in self.counts.items() if one == kind)
+
+
+def read(facts: Facts, path: str, lines: Sequence[Line], changed: frozenset[int]) -> None:
+    """Add what the lines of one side of a hunk hold.
+
+    Args:
+        facts: what was found before, and is added to.
+        path: of the file.
+        lines: the lines, each under its number.
+        changed: numbers of those that are the patch's own.
+    """
+    for tree, offset in _trees(lines):
+        _Counter(facts, path, offset, changed).visit(tree)
+
+
+def _trees(lines: Sequence[Line]) -> Iterator[tuple[ast.Module, int]]:
+    """Programs that lines make, each with what to add to its line numbers; lines that make none are left out."""
+    rest = list(_outside_of_strings(lines))
+    for _ in range(MOST_CUTS):
+        while rest and not rest[0][1].strip():
+            rest = rest[1:]
+        if not rest:
+            return
+        header, body = _program([text for _, text in rest])
+        offset = rest[0][0] - len(header) - 1
+        try:
+            yield ast.parse("\n".join([*header, *body, ""]), FILENAME), offset
+            return
+        except SyntaxError as error:
+            bad = min(max((error.lineno or 1) - 1 - len(header), 0), len(rest) - 1)
+        except _UNREADABLE:
+            return
+        if bad:
+            # What stands before the fault may be no program either, as within brackets, and then says nothing.
+            with contextlib.suppress(*_UNREADABLE):
+                header, body = _program([text for _, text in rest[:bad]])
+                yield ast.parse("\n".join([*header, *body, ""]), FILENAME), rest[0][0] - len(header) - 1
+        rest = rest[bad + 1 :]
+
+
+def _outside_of_strings(lines: Sequence[Line]) -> Sequence[Line]:
+    """Lines without those of a docstring of which the hunk has only the beginning or the end."""
+    quoted = [place for place, (_, text) in enumerate(lines) for _ in _QUOTES.findall(text)]
+    if len(quoted) % 2 == 0:
+        return lines
+    before = next((text for _, text in reversed(lines[: quoted[0]]) if text.strip()), "")
+    opens = before.rstrip().endswith(":") or lines[quoted[0]][1].rstrip()[-3:] not in ('"""', "'''")
+    return lines[: quoted[-1]] if opens else lines[quoted[0] + 1 :]
+
+
+def _program(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Lines that open the blocks which the given ones are in, and the given ones, the last block closed.
+
+    Where lines step out of a block that they did not open, a block is opened for them to step out of.
+    """
+    code = [(_indent(line), line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not code:
+        return [], list(lines)
+    lowest, openers = code[0][0], {}
+    if _CONTINUES.match(code[0][1]):
+        openers[lowest] = ("try" if _HANDLES.match(code[0][1]) else "if 1") + ": pass"
+    for indent, line in code:
+        if indent < lowest:
+            lowest = indent
+            openers[indent] = "try:" if _HANDLES.match(line) else "if 1:"
+    if lowest > 0:
+        openers.setdefault(0, "if 1:")
+    header = [" " * indent + openers[indent] for indent in sorted(openers)]
+    last_indent, last = code[-1]
+    body = [*lines, " " * (last_indent + 1) + "pass"] if last.rstrip().endswith(":") else list(lines)
+    return header, body
+
+
+def _indent(line: str) -> int:
+    text = line.expandtabs()
+    return len(text) - len(text.lstrip())
+
+
+class _Counter:
+    """Counts what is in a tree."""
+
+    def __init__(self, facts: Facts, path: str, offset: int, changed: frozenset[int]) -> None:
+        self._counts, self._places = facts.counts, facts.places
+        self._path, self._offset, self._changed = path, offset, changed
+
+    def visit(self, tree: ast.AST) -> None:
+        """Go through a tree; of each node it is known whether a loop repeats it."""
+        stack: list[tuple[Any, bool]] = [(tree, False)]
+        while stack:
+            node, repeated = stack.pop()
+            kind = type(node)
+            reader = _READERS.get(kind)
+            if reader is not None:
+                reader(self, node, repeated)
+            inside = (repeated or kind in _REPEATS) and kind not in _STARTS
+            for name in kind._fields:
+                child = getattr(node, name, None)
+                if type(child) is list:
+                    stack += [(one, inside) for one in child if isinstance(one, ast.AST) and type(one) not in _LEAVES]
+                elif isinstance(child, ast.AST) and type(child) not in _LEAVES:
+                    # What a loop goes through is evaluated once.
+                    stack.append((child, repeated if name == "iter" else inside))
+
+    def add(self, kind: str, name: str, node: ast.AST) -> None:
+        """Note one finding."""
+        fact = (kind, name)
+        self._counts[fact] = self._counts.get(fact, 0) + 1
+        if fact not in self._places and (number := node.lineno + self._offset) in self._changed:  # type: ignore[attr-defined]
+            self._places[fact] = (self._path, number)
+
+
+def _name(node: ast.AST) -> str:
+    """The last part of a dotted name, of what is called or subscripted too."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Call):
+        return _name(node.func)
+    return _name(node.value) if isinstance(node, ast.Subscript) else ""
+
+
+def _loop(counter: _Counter, node: ast.AST, repeated: bool) -> None:
+    counter.add("loop", "", node)
+
+
+def _comprehension(counter: _Counter, node: ast.AST, repeated: bool) -> None:
+    counter.add("comprehension", type(node).__name__, node)
+
+
+def _call(counter: _Counter, node: ast.Call, repeated: bool) -> None:
+    name = _name(node.func)
+    counter.add("repeated call" if repeated else "call", name, node)
+    if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+        counter.add("of module", node.func.value.id, node)
+    for one in node.keywords:
+        if one.arg in _TOLD_KEYWORDS:
+            value = repr(one.value.value) if isinstance(one.value, ast.Constant) else ""
+            counter.add("keyword", f"{one.arg}={value}", node)
+
+
+def _if(counter: _Counter, node: ast.If, repeated: bool) -> None:
+    if len(node.body) == 1 and not node.orelse and isinstance(node.body[0], ast.Return | ast.Continue | ast.Break):
+        counter.add("exit", type(node.body[0]).__name__.lower(), node)
+    test = node.test
+    if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Is) and isinstance(test.left, ast.Attribute):
+        counter.add("unset attribute", test.left.attr, node)
+    counter.add("branch", "", node)
+
+
+def _compare(counter: _Counter, node: ast.Compare, repeated: bool) -> None:
+    for operator, other in zip(node.ops, node.comparators, strict=True):
+        if isinstance(operator, ast.In | ast.NotIn):
+            counter.add("member of", _DISPLAYS.get(type(other), _name(other)), node)
+        elif isinstance(operator, ast.Is | ast.IsNot):
+            counter.add("identity", "", node)
+        elif isinstance(operator, ast.Eq | ast.NotEq):
+            counter.add("equality", "", node)
+
+
+def _function(counter: _Counter, node: ast.FunctionDef | ast.AsyncFunctionDef, repeated: bool) -> None:
+    public = not node.name.startswith("_")
+    counter.add("function" if public else "private function", node.name, node)
+    for decorator in node.decorator_list:
+        counter.add("decorator", _name(decorator), decorator)
+    parameters = node.args
+    for one in (*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs):
+        counter.add("parameter", f"{node.name}.{one.arg}", one)
+
+
+def _class(counter: _Counter, node: ast.ClassDef, repeated: bool) -> None:
+    counter.add("class", node.name, node)
+
+
+def _raise(counter: _Counter, node: ast.Raise, repeated: bool) -> None:
+    counter.add("raise", _name(node.exc) if node.exc else "", node)
+
+
+def _import(counter: _Counter, node: ast.Import | ast.ImportFrom, repeated: bool) -> None:
+    modules = [node.module or "."] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+    for module in modules:
+        counter.add("inner import" if node.col_offset else "import", module, node)
+
+
+def _assign(counter: _Counter, node: ast.Assign, repeated: bool) -> None:
+    target = node.targets[0]
+    if isinstance(target, ast.Name):
+        if isinstance(node.value, ast.Attribute):
+            counter.add("alias", target.id, node)
+        if not node.col_offset:
+            counter.add("module value", target.id, node)
+    elif isinstance(target, ast.Subscript):
+        counter.add("stored in", _name(target), node)
+
+
+def _operation(counter: _Counter, node: ast.BinOp | ast.AugAssign, repeated: bool) -> None:
+    if isinstance(node.op, ast.RShift | ast.LShift | ast.BitAnd | ast.FloorDiv):
+        counter.add("integer operation", type(node.op).__name__, node)
+
+
+def _try(counter: _Counter, node: ast.Try, repeated: bool) -> None:
+    counter.add("try", "", node)
+
+
+def _yield(counter: _Counter, node: ast.AST, repeated: bool) -> None:
+    counter.add("yield", "", node)
+
+
+# Nothing but what a signal asks for: most of the time of the sieve is spent here.
+_READERS: dict[type, Any] = {
+    ast.For: _loop, ast.AsyncFor: _loop, ast.While: _loop,
+    **dict.fromkeys(_BUILDS, _comprehension),
+    ast.Call: _call, ast.If: _if, ast.Compare: _compare, ast.FunctionDef: _function, ast.AsyncFunctionDef: _function,
+    ast.ClassDef: _class, ast.Raise: _raise, ast.Import: _import, ast.ImportFrom: _import, ast.Assign: _assign,
+    ast.BinOp: _operation, ast.AugAssign: _operation, ast.Try: _try, ast.Yield: _yield,
+}  # fmt: skip
