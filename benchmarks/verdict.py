@@ -83,7 +83,7 @@ def main() -> None:
                 for reading in (
                     ours(services, pair, asked, arguments.bench, trial, select=False),
                     ours(services, pair, asked, arguments.bench, trial, select=True),
-                    asvs(arguments.asv, conf, base, head, arguments.bench),
+                    asvs(arguments.asv, conf, pair, arguments.bench),
                 ):
                     readings.append(reading)
                     listed = ", ".join(reading.faster) or "nothing"
@@ -195,12 +195,11 @@ def asv_conf(folder: Path, clone: Path, pair: Pair) -> Path:
     return conf
 
 
-def asvs(asv: Path, conf: Path, base: str, head: str, bench: str) -> Reading:
+def asvs(asv: Path, conf: Path, pair: Pair, bench: str) -> Reading:
     """By `asv continuous`; only what lies between a line that says it measures and one that says it builds counts."""
     load = os.getloadavg()[0]
-    command = [str(asv), "--config", str(conf), "continuous", base, head]
-    path = f"{asv.parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "ASV_RUNNER_MACHINE": "here"}
+    command = [str(asv), "--config", str(conf), "continuous", pair.base.commit, pair.head.commit]
+    environment = {**os.environ, "PATH": f"{pair.base.interpreter.path.parent}:{os.environ['PATH']}"}
     subprocess.run([str(asv), "--config", str(conf), "machine", "--yes"], check=True, capture_output=True)
     seconds, since, lines = 0.0, None, []
     process = subprocess.Popen(

@@ -107,7 +107,7 @@ class MeasureSettings(_Group):
     measure_timeout_s: int = Field(
         3600, ge=1, description="seconds of one measurement; a large suite screens in ten minutes"
     )
-    control_share: float = Field(0.2, ge=0, le=1, description="share of pull requests with an A/A control, by hash")
+    control_share: float = Field(0.5, ge=0, le=1, description="share of pull requests with an A/A control, by hash")
     control_cases: int = Field(5, ge=0, description="benchmark cases of a control, measured base against base")
     benchmark_timeout_s: int = Field(60, ge=1, description="seconds of one benchmark case; ASV")
     measure_memory_mb: int = Field(8192, ge=128, description="total memory of one side, megabytes")

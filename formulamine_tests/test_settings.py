@@ -34,7 +34,7 @@ KNOBS = {
     "min_lower_bound": "1.25",
     "measure_timeout_s": "7",
     "control_cases": "7",
-    "control_share": "0.5",
+    "control_share": "0.3",
     "benchmark_timeout_s": "7",
     "measure_memory_mb": "700",
     "test_timeout_s": "7",

@@ -7,9 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from formulamine.cli import main
+from formulamine.items import Cancelled
+from formulamine.settings import Settings
 from formulamine.verify import calibrate as calibrations
 from formulamine.verify.calibration import (
     NothingToSlow,
@@ -23,6 +27,7 @@ from formulamine.verify.calibration import (
     trial,
 )
 from formulamine.verify.lockstep import Lockstep
+from formulamine.verify.measure import MeasureInput
 from formulamine.verify.raw import VERSION
 from formulamine.verify.side import Launch, Limits
 from formulamine_tests.verify.conftest import Toy
@@ -110,3 +115,45 @@ def test_trials_are_read_back_and_one_that_was_cut_off_is_none(tmp_path: Path) -
     path.write_text("no json\n")
     with pytest.raises(ValueError, match="Expecting"):
         calibrations.read_trials(tmp_path)
+
+
+def test_a_run_that_was_ended_carries_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, float, int]] = []
+
+    def tried(item: MeasureInput, _: object, machine: str, seed: int, ratio: float, __: int) -> Trial:
+        if len(done) == 3:
+            raise Cancelled(item.pr_id)
+        done.append((item.pr_id, ratio, seed))
+        return replace(ONE, pair=item.pr_id, machine=machine, seed=seed, ratio=ratio)
+
+    monkeypatch.setattr(calibrations, "_trial", tried)
+    pairs = [
+        MeasureInput(pr_id=name, url="", recipe_hash="", import_names=[], base_sha="", merge_sha="", backend="local")
+        for name in ("a__b-1", "a__b-2")
+    ]
+    asked = {"ratios": (1.0, 1.1), "trials": 2, "benchmarks": 4}
+    with calibrations.services_of(Settings(), "local", False) as services:
+        with pytest.raises(Cancelled):
+            list(calibrations.calibrate(pairs, services, **asked))
+        assert len(calibrations.read_trials(home)) == 3
+        first, done[:] = list(done), []
+        assert len(list(calibrations.calibrate(pairs, services, **asked))) == 1
+        assert {(pair, ratio) for pair, ratio, _ in first + done} == {
+            ("a__b-1", 1.0), ("a__b-1", 1.1), ("a__b-2", 1.0), ("a__b-2", 1.1)
+        }  # fmt: skip
+        assert len({seed for _, _, seed in first + done}) == 4  # no two share data
+        assert list(calibrations.calibrate(pairs, services, **asked)) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["2024-02", "--ratio", "0.5"], 2, "base can only be made slower"),
+        (["2024-02", "--trials", "0"], 2, "--trials"),
+        (["2024-02"], 1, "was never made: run `formulamine month 2024-02`"),
+        (["2024-13"], 2, "2024-13"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(home: Path, arguments: list[str], code: int, said: str) -> None:
+    result = CliRunner().invoke(main, ["calibrate", *arguments])
+    assert (result.exit_code, said in result.output) == (code, True), result.output
