@@ -182,7 +182,7 @@ def test_a_layer_is_what_was_put_in_on_either_store_of_images(
     assert told["Config"]["Cmd"] == (below["Config"]["Cmd"] or ["/bin/sh"])
     [files] = engine.contents([made]).values()
     own = {path.partition(":")[2] for path in files} - {
-        path.partition(":")[2] for path in engine.contents([BASE_IMAGE])[below["Id"]]
+        path.partition(":")[2] for path in engine.contents([below["Id"]])[below["Id"]]
     }
     assert own == {"opt/content/run"}
     with engine.container(made, ["/bin/sh", "/opt/content/run"]) as container:
