@@ -1,23 +1,22 @@
 """The schema of every table: the contract between assets.
 
 A table is one typed record per row plus the columns that every row has (who it is, how it ended, what that cost).
-Here belong record classes, the tables they make, and the Polars schemas that follow from them. How rows come about
+Here belong record classes and the tables they make. Which Polars types follow (`schemas.py`), how rows come about
 (`items.py`) and where they are kept (`services/store.py`) does not belong here.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import types
 import typing
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
+
+from formulamine.schemas import polars_type, record_schema, schema_hash
 
 
 class Status(StrEnum):
@@ -493,7 +492,7 @@ PHASES = {
     "verify": ["speedup_measurements"],
     "ship": ["problem_statements", "published_release"],
 }
-SIDE_SCHEMAS: dict[str, dict[str, pl.DataType]] = {}
+SIDE_SCHEMAS = {"benchmark_results": record_schema(BenchmarkResultRow)}
 
 
 def before(name: str) -> list[str]:
@@ -516,47 +515,3 @@ def owner_of(field: str, asset: str) -> str:
         if field in TABLES[name].record.model_fields or field == TABLES[name].key:
             return name
     raise KeyError(f"no table before {asset} has a field {field!r}")
-
-
-def polars_type(annotation: Any) -> pl.DataType:
-    """Polars type of a record field's annotation.
-
-    Raises:
-        TypeError: the annotation has no counterpart.
-    """
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (Union, types.UnionType):
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return polars_type(inner)
-    if origin is Literal:
-        return pl.String()
-    if origin is list:
-        return pl.List(polars_type(arguments[0]))
-    if isinstance(annotation, type) and issubclass(annotation, Record):
-        hints = typing.get_type_hints(annotation)
-        return pl.Struct({name: polars_type(hints[name]) for name in annotation.model_fields})
-    plain: dict[Any, pl.DataType] = {
-        str: pl.String(),
-        int: pl.Int64(),
-        float: pl.Float64(),
-        bool: pl.Boolean(),
-        datetime: pl.Datetime("us", "UTC"),
-    }
-    if annotation not in plain:
-        raise TypeError(f"no column type for {annotation!r}")
-    return plain[annotation]
-
-
-def record_schema(record: type[Record]) -> dict[str, pl.DataType]:
-    """Polars schema of a record class alone."""
-    hints = typing.get_type_hints(record)
-    return {name: polars_type(hints[name]) for name in record.model_fields}
-
-
-def schema_hash(schema: dict[str, pl.DataType]) -> str:
-    """Short hash of a schema, kept in the Parquet file's metadata."""
-    text = json.dumps([(name, str(dtype)) for name, dtype in schema.items()])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-SIDE_SCHEMAS["benchmark_results"] = record_schema(BenchmarkResultRow)

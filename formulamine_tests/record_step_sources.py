@@ -17,9 +17,10 @@ from typing import Any
 from formulamine.items import Step
 from formulamine.pipeline import project
 from formulamine.plan import STEPS
+from formulamine.schemas import schema_hash
 from formulamine.services.container import Services
 from formulamine.settings import Settings
-from formulamine.tables import PHASES, SIDE_SCHEMAS, TABLES, schema_hash
+from formulamine.tables import PHASES, SIDE_SCHEMAS, TABLES
 
 RECORD = Path(__file__).with_name("step_sources.json")
 MONTH = "2024-02"

@@ -8,6 +8,7 @@ from datetime import datetime
 import polars as pl
 import pytest
 
+from formulamine.schemas import polars_type, record_schema, schema_hash
 from formulamine.services.store import table_schema
 from formulamine.tables import (
     OUTCOME_SCHEMA,
@@ -21,9 +22,6 @@ from formulamine.tables import (
     Table,
     before,
     owner_of,
-    polars_type,
-    record_schema,
-    schema_hash,
 )
 
 # Fields that two tables have; of the joined row each means the first table's, as `owner_of` says.

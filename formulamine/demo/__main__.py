@@ -8,8 +8,9 @@ import sys
 
 import click
 
-from formulamine.cli import COULD_NOT_FINISH, main, refuse
+from formulamine.cli import main
 from formulamine.demo.sample import MONTH, REPOSITORY, write_sample
+from formulamine.refusals import COULD_NOT_FINISH, refuse
 from formulamine.services.sandbox import Isolation
 from formulamine.settings import Settings, SettingsError
 

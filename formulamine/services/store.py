@@ -18,7 +18,8 @@ from pathlib import Path
 import polars as pl
 
 from formulamine.items import Cancelled
-from formulamine.tables import SIDE_SCHEMAS, TABLES, VOLATILE_COLUMNS, schema_hash
+from formulamine.schemas import schema_hash
+from formulamine.tables import SIDE_SCHEMAS, TABLES, VOLATILE_COLUMNS
 
 SCHEMA_KEY = "formulamine_schema"
 LOCK_POLL_S = 0.1

@@ -20,12 +20,13 @@ from typing import Any
 import polars as pl
 
 from formulamine.build.recipe import Recipe
+from formulamine.schemas import record_schema
 from formulamine.services.git import Git
 from formulamine.services.store import Blobs, StoreError
 from formulamine.settings import MeasureSettings, ReleaseSettings
 from formulamine.ship.guard import Documents, guard_of, unfounded
 from formulamine.ship.statements import confirmed, names_of, sources_of
-from formulamine.tables import BenchmarkResult, OutcomeCounts, Record, Removed, StatementPart, record_schema
+from formulamine.tables import BenchmarkResult, OutcomeCounts, Record, Removed, StatementPart
 from formulamine.verify.measure import RawBlob, record_of
 
 CARD_FILE = Path(__file__).with_name("dataset_card.md.tmpl")

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formulamine import cli
+from formulamine import cli, refusals
 from formulamine.build.cache import Uses, discard, marker_of, ready, size_of, unused
 from formulamine.build.room import GROUPS, MB, Cached, Folders, NoRoom, Room, freed, least_recently_used
 from formulamine.items import Cancelled
@@ -102,7 +102,7 @@ class TestSpace:
 
     def test_the_command_ends_in_that_line(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         error = NoRoom("the disk of /x has 1 MB free: mend it")
-        assert cli.disk_fault(error, Settings()) == "the disk of /x has 1 MB free: mend it"
+        assert refusals.disk_fault(error, Settings()) == "the disk of /x has 1 MB free: mend it"
         assert isinstance(error, OSError)
 
 
