@@ -146,9 +146,9 @@ class Classification(Record):
     prompt_version: str
     tokens: int
     """Spent on the answer; 0 for rules."""
-    second_judge: str = ""
-    """Who judged a second time, of a sample, for the agreement alone; "none" where that gave no answer."""
-    second_opinion: bool | None = None
+    second_judge: str
+    """Who judged a second time, of a sample, for the agreement alone: empty outside it, "none" where no answer came."""
+    second_opinion: bool | None
     """What the second judge said."""
 
 

@@ -149,6 +149,8 @@ class ModelJudge:
             judge="none",
             prompt_version=self.prompt.version,
             tokens=spent.tokens,
+            second_judge="",
+            second_opinion=None,
         )
 
 

@@ -106,6 +106,8 @@ def judge(item: JudgeInput, patch: bytes) -> Done | Rejected:
         judge="rules",
         prompt_version=rules.version,
         tokens=0,
+        second_judge="",
+        second_opinion=None,
     )
     if verdict.is_performance:
         return Done(verdict)
