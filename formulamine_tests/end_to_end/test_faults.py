@@ -189,7 +189,7 @@ def test_unreachable_index_refuses_the_release_and_the_same_command_carries_on(d
     ended = formulamine(demo_copy, "month", MONTH, variables=nowhere)
     assert ended.code == 1
     assert "Traceback" not in ended.err
-    assert "refused, items are open (7 env_payloads index_unreachable)" in ended.errors[-1]
+    assert "refused, items are open (8 env_payloads index_unreachable)" in ended.errors[-1]
     assert (demo_copy / "release" / MONTH / "manifest.json").read_bytes() == before
     assert formulamine(demo_copy, "month", MONTH).code == 0
     assert endings(demo_copy) == expected_endings()
