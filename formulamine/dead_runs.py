@@ -64,7 +64,7 @@ def end_log_readers(instance: dg.DagsterInstance) -> None:
         run = instance.get_run_by_id(run_id)
         if run is not None and run.is_finished:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGKILL)  # it may have been started with every other signal ignored
 
 
 def _log_readers() -> Iterator[tuple[int, str]]:

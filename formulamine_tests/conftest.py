@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import uv
 
+from formulamine.interrupts import SIGNALS
 from formulamine.services.sandbox import Isolation
 from formulamine_tests.browser.page import why_no_browser
 from formulamine_tests.docker.engine import why_no_docker, why_no_registry
@@ -53,6 +56,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get("CI"):
                 pytest.fail(f"CI must have it: {reason}")
             pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A command interrupted in this process ignores signals from then on, and so would all that tests start later."""
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -260,7 +260,8 @@ class Lockstep:
             else:
                 late = next(side for side in self.sides if side not in done)
                 cpu, waited = late.close()
-                late_seconds = max(case.timeout - waited, cpu)
+                # Its CPU time counts from its start to its kill, which may be more than the call was allowed.
+                late_seconds = min(max(case.timeout - waited, cpu), case.timeout)
                 if cpu < BUSY_SHARE * late_seconds:
                     raise CaseEnded("timeout", f"{late.name} hangs without computing")
                 taken = {side: [sample] for side, sample in done.items()}

@@ -128,7 +128,9 @@ def test_a_run_that_was_ended_carries_on(home: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(calibrations, "_trial", tried)
     pairs = [
-        MeasureInput(pr_id=name, url="", recipe_hash="", import_names=[], base_sha="", merge_sha="", backend="local")
+        MeasureInput(
+            pr_id=name, url="", recipe_hash="", import_names=[], files=[], base_sha="", merge_sha="", backend="local"
+        )
         for name in ("a__b-1", "a__b-2")
     ]
     asked = {"ratios": (1.0, 1.1), "trials": 2, "benchmarks": 4}
