@@ -157,11 +157,12 @@ class Sandbox:
                 if time.monotonic() - started > command.timeout_s:
                     timed_out = True
                     break
-                if open_ and select.select([process.stdout], [], [], POLL_S)[0]:
+                ended = has_ended(process)  # asked first: all that it said is in the pipe then
+                if open_ and select.select([process.stdout], [], [], 0 if ended else POLL_S)[0]:
                     chunk = os.read(process.stdout.fileno(), 65536)
                     output.add(chunk)
                     open_ = bool(chunk)
-                elif has_ended(process):
+                elif ended:
                     break  # though something it left behind may hold the pipe open
                 elif not open_:
                     time.sleep(ENDED_POLL_S)

@@ -165,7 +165,8 @@ class _Runs:
             if time.monotonic() > until:
                 seen.timed_out = True
                 return
-            if waiting.poll(POLL_S * 1000):
+            ended = has_ended(process)  # asked first: all that it said is in the pipe then
+            if waiting.poll(0 if ended else POLL_S * 1000):
                 block = os.read(process.stdout.fileno(), 1 << 16)
                 size += len(block)
                 if not block or size > MOST_BYTES:
@@ -173,7 +174,7 @@ class _Runs:
                 *lines, buffer = (buffer + block).split(b"\n")
                 for line in lines:
                     seen.take(line, f"{token} ".encode())
-            elif has_ended(process):
+            elif ended:
                 return  # though something it left behind may hold the pipe open
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -418,6 +419,19 @@ class TestBare:
         assert f"HOME={tmp_path}" in result.output
         assert "OURS=1" in result.output
         assert "canary" not in result.output
+
+    def test_last_words_of_who_ends_while_nobody_listens(self, bare: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As where other threads hold this one up between waiting for output and looking whether it ended."""
+        real, calls = select.select, iter([True])
+
+        def held_up(*arguments: Any) -> Any:
+            if next(calls, False):
+                time.sleep(0.5)
+                return [], [], []
+            return real(*arguments)
+
+        monkeypatch.setattr(sandbox.select, "select", held_up)
+        assert shell(bare, "echo last").output == "last\n"
 
     def test_it_claims_neither_network_nor_files(self, bare: Sandbox) -> None:
         assert bare.limits == ["wall_time", "process_memory", "file_size"]
