@@ -218,4 +218,5 @@ def built(home: Path, backend: Backend, temporary: Path, delay: float | None) ->
 
 
 if __name__ == "__main__":
+    # `build` is how this file starts what it kills, with a backend that its own parser has checked.
     build(Path(sys.argv[2]), sys.argv[3]) if sys.argv[1:2] == ["build"] else main()  # type: ignore[arg-type]

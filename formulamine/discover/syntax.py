@@ -22,7 +22,8 @@ Fact = tuple[str, str]
 
 MOST_CUTS = 6  # lines of one hunk that are given up before the rest of it is
 FILENAME = "<hunk>"
-# What Python thinks of the mined code's escapes and comparisons is nobody's matter here.
+# What Python thinks of the mined code's escapes and comparisons is nobody's matter here. Only warnings about hunks, and
+# once for all: a filter that comes and goes (`catch_warnings`) is not for several threads.
 warnings.filterwarnings("ignore", module=re.escape(FILENAME))
 
 _CONTINUES = re.compile(r"\s*(else|elif|except|finally)\b")
@@ -159,7 +160,10 @@ class _Counter:
         """Note one finding."""
         fact = (kind, name)
         self._counts[fact] = self._counts.get(fact, 0) + 1
-        if fact not in self._places and (number := node.lineno + self._offset) in self._changed:  # type: ignore[attr-defined]
+        if fact in self._places:
+            return
+        number = node.lineno + self._offset  # type: ignore[attr-defined]  # only nodes that stand on a line are noted
+        if number in self._changed:
             self._places[fact] = (self._path, number)
 
 
