@@ -16,7 +16,7 @@ import dagster as dg
 from formulamine.services import processes
 
 PROCESS_TAG = "formulamine/process"
-SENSOR_EVERY_S = 30
+SENSOR_EVERY_S = 10
 UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
