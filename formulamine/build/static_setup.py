@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
+from formulamine import syntax_tree
 from formulamine.build.declarations import Fields
 
 # Of a file, and of what its names and interpolations grow to: a hostile one doubles itself in every line.
@@ -68,8 +69,8 @@ def setup_py(content: bytes | None) -> Fields:
     if len(content) > MAX_CHARACTERS:
         return _UNKNOWN
     try:
-        module = ast.parse(content)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        module = syntax_tree.parse(content)
+    except syntax_tree.UNREADABLE:
         return _UNKNOWN
     calls = [node for node in ast.walk(module) if isinstance(node, ast.Call) and _is_setup(node.func)]
     if len(calls) != 1 or "setup" in _bound_by_code(module):

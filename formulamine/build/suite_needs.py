@@ -17,6 +17,8 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from formulamine import syntax_tree
+
 IMPORT_NAMES_FILE = Path(__file__).with_name("import_names.toml")
 # There wherever a suite runs: ours, not the project's.
 _OF_ASV = frozenset({"asv", "asv_runner"})
@@ -87,8 +89,8 @@ def _provided_by() -> dict[str, tuple[str, ...]]:
 def _imports(content: bytes) -> Iterator[tuple[str, bool]]:
     """Top-level modules that a file imports, each with whether it goes on without it."""
     try:
-        todo: list[tuple[ast.AST, bool]] = [(ast.parse(content), False)]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        todo: list[tuple[ast.AST, bool]] = [(syntax_tree.parse(content), False)]
+    except syntax_tree.UNREADABLE:
         return
     while todo:
         node, guarded = todo.pop()

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from formulamine import syntax_tree
 from formulamine.build.folders import entries_of, text_of_file
 
 # asv_runner 0.3.2, benchmarks/*.py: `name_regex` of each type, matched against the attribute's name.
@@ -213,8 +214,8 @@ def _joined(*parts: str) -> str:
 
 def _module(text: str, name: str, suite: str, stem: str) -> _Module:
     try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # newer than this Python, or not meant to be read
+        tree = syntax_tree.parse(text)
+    except syntax_tree.UNREADABLE:  # newer than this Python, or not meant to be read
         return _Module(is_open=True, renames=_RENAMES in text)
     found = _Module(renames=_RENAMES in text)
     package = name if stem == "__init__" else name.rpartition(".")[0]

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from formulamine import syntax_tree
+
 Line = tuple[int, str]
 """Number and text of a line."""
 Fact = tuple[str, str]
@@ -29,7 +31,6 @@ warnings.filterwarnings("ignore", module=re.escape(FILENAME))
 _CONTINUES = re.compile(r"\s*(else|elif|except|finally)\b")
 _HANDLES = re.compile(r"\s*(except|finally)\b")
 _QUOTES = re.compile(r'"""|\'\'\'')
-_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # also a null byte, or what is nested too deep
 _DISPLAYS = {ast.Set: "set", ast.SetComp: "set", ast.Dict: "dict", ast.List: "list", ast.Tuple: "tuple"}
 _BUILDS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _REPEATS = frozenset({ast.For, ast.AsyncFor, ast.While, *_BUILDS})
@@ -79,17 +80,17 @@ def _trees(lines: Sequence[Line]) -> Iterator[tuple[ast.Module, int]]:
         header, body = _program([text for _, text in rest])
         offset = rest[0][0] - len(header) - 1
         try:
-            yield ast.parse("\n".join([*header, *body, ""]), FILENAME), offset
+            yield syntax_tree.parse("\n".join([*header, *body, ""]), FILENAME), offset
             return
         except SyntaxError as error:
             bad = min(max((error.lineno or 1) - 1 - len(header), 0), len(rest) - 1)
-        except _UNREADABLE:
+        except syntax_tree.UNREADABLE:
             return
         if bad:
             # What stands before the fault may be no program either, as within brackets, and then says nothing.
-            with contextlib.suppress(*_UNREADABLE):
+            with contextlib.suppress(*syntax_tree.UNREADABLE):
                 header, body = _program([text for _, text in rest[:bad]])
-                yield ast.parse("\n".join([*header, *body, ""]), FILENAME), rest[0][0] - len(header) - 1
+                yield syntax_tree.parse("\n".join([*header, *body, ""]), FILENAME), rest[0][0] - len(header) - 1
         rest = rest[bad + 1 :]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from formulamine import syntax_tree
 from formulamine.build.folders import entries_of, text_of_file
 
 # What pytest collects unless a project says otherwise; in a folder of tests also names like param's `testlist.py`.
@@ -198,8 +199,8 @@ def _read(text: str, package: str) -> _Source:
     """What a file says of imports; nothing where it is no Python that this one reads."""
     found = _Source(package)
     try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = syntax_tree.parse(text)
+    except syntax_tree.UNREADABLE:
         return found
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
