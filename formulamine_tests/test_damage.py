@@ -27,7 +27,8 @@ from formulamine.services.resolver import Interpreter, Resolver
 from formulamine.services.store import Tables
 from formulamine.settings import Settings
 from formulamine.ship.assets import ended, gate_results
-from formulamine.ship.release import ReleasedRow, compose, write
+from formulamine.ship.gates import ReleasedRow
+from formulamine.ship.release import compose, write
 from formulamine.ship.statements import StatementInput, StatementStep
 from formulamine.tables import TABLES, PublishedRelease, Record
 from formulamine.verify.measure import record_of

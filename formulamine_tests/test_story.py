@@ -31,7 +31,7 @@ from formulamine.redo import changes, redo
 from formulamine.services.container import Services
 from formulamine.services.resolver import Interpreter, Resolver
 from formulamine.settings import Settings
-from formulamine.ship.release import ReleaseReason
+from formulamine.ship.gates import ReleaseReason
 from formulamine.tables import (
     TABLES,
     BenchmarkResult,

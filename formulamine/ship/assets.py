@@ -23,19 +23,9 @@ from formulamine.orchestration import (
 )
 from formulamine.pipeline import inputs, joined
 from formulamine.services.container import Services
+from formulamine.ship.gates import Held, ReleasedRow, ReleaseInput, ReleaseReason, pass_gates
 from formulamine.ship.guard import Documents, guard_of, unfounded
-from formulamine.ship.release import (
-    Held,
-    ReleasedRow,
-    ReleaseInput,
-    ReleaseReason,
-    compose,
-    pass_gates,
-    read_manifest,
-    recover,
-    verify,
-    write,
-)
+from formulamine.ship.release import compose, read_manifest, recover, verify, write
 from formulamine.ship.statements import StatementInput, StatementReason, confirmed, names_of
 from formulamine.ship.steps import (
     PROBLEM_STATEMENTS_VERSION,

@@ -17,10 +17,11 @@ from formulamine.judge.steps import CLASSIFICATIONS_VERSION
 from formulamine.services.container import Services
 from formulamine.ship.extraction import PROMPT_FILE
 from formulamine.ship.extraction import RULES_FILE as SECTIONS_FILE
+from formulamine.ship.gates import Held, ReleasedRow, ReleaseInput, ReleaseReason
 from formulamine.ship.guard import TEMPLATE_FILE
 from formulamine.ship.leak import RULES_FILE as LEAKS_FILE
 from formulamine.ship.normal import LOOKALIKES_FILE
-from formulamine.ship.release import Held, Release, ReleasedRow, ReleaseInput, ReleaseReason
+from formulamine.ship.release import Release
 from formulamine.ship.statements import StatementInput, StatementReason, StatementStep
 from formulamine.tables import PublishedRelease
 from formulamine.verify import protocol

@@ -12,7 +12,7 @@ from formulamine.services.git import Git
 from formulamine.services.llm import Llm
 from formulamine.services.store import Blobs
 from formulamine.settings import LlmSettings, MeasureSettings, ReleaseSettings
-from formulamine.ship.release import Held, ReleasedRow, ReleaseInput, pass_gates
+from formulamine.ship.gates import Held, ReleasedRow, ReleaseInput, pass_gates
 from formulamine.ship.statements import StatementInput, StatementStep
 from formulamine.tables import ProblemStatement
 from formulamine.verify.measure import RawBlob, record_of

@@ -19,7 +19,8 @@ from formulamine.ship.assets import (
     statements_tell_nothing,
     told_of_statements,
 )
-from formulamine.ship.release import ReleasedRow, compose, write
+from formulamine.ship.gates import ReleasedRow
+from formulamine.ship.release import compose, write
 from formulamine_tests.build.tables_of import MONTH, month_of, spoiled
 from formulamine_tests.build.workbench import Workbench
 from formulamine_tests.ship.evidence import Evidence, evidence

@@ -16,12 +16,10 @@ from formulamine.build.recipe import Recipe
 from formulamine.items import Done, Outcome, Rejected
 from formulamine.schemas import record_schema
 from formulamine.settings import MeasureSettings
+from formulamine.ship.gates import Held, ReleasedRow, ReleaseReason
 from formulamine.ship.release import (
     MANIFEST,
-    Held,
     Release,
-    ReleasedRow,
-    ReleaseReason,
     compose,
     read_manifest,
     recover,
@@ -376,7 +374,8 @@ def test_killed_at_any_moment_the_next_run_has_the_old_or_the_new_release(good: 
         import itertools, sys
         from datetime import UTC, datetime
         from pathlib import Path
-        from formulamine.ship.release import ReleasedRow, compose, write
+        from formulamine.ship.gates import ReleasedRow
+        from formulamine.ship.release import compose, write
         row = ReleasedRow.model_validate_json(sys.stdin.read())
         releases = [compose("2024-02", [row.model_copy(update={"category": str(n)})], funnel=[], open_items=[],
                             versions={}) for n in range(2)]
