@@ -168,11 +168,11 @@ def missing(
 
 
 def clean(folder: Path) -> None:
-    """Leave the readings alone."""
+    """Leave the readings, and what ASV printed."""
     for entry in folder.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
-        elif entry.name != "readings.jsonl":
+        elif entry.name in ("asv.conf.json", "prebuilt.py"):
             entry.unlink()
 
 
@@ -186,7 +186,7 @@ def summary(readings: Sequence[Reading]) -> bool:
         fine = fine and seconds / theirs <= bound
         print(f"{tool}: {seconds:.0f} s, {seconds / theirs:.0%} of ASV's {theirs:.0f} s (bound {bound:.0%})")
     for tool, several in of.items():
-        faster, slower = (sum(map(bool, lists)) for lists in zip(*[(one.faster, one.slower) for one in several]))
+        faster, slower = sum(bool(one.faster) for one in several), sum(bool(one.slower) for one in several)
         either = sum(bool(one.faster or one.slower) for one in several)
         print(
             f"{tool}: something faster in {faster} of {len(several)}, slower in {slower}, either in {either} "
@@ -324,7 +324,7 @@ def ours(bench: Bench, cases: list[str], trial: int, *, select: bool) -> Reading
     return Reading(
         tool, trial, measured.seconds, [one.benchmark for one in measured.results if one.decision == "faster"],
         list(measured.verdict.regressions), [before, os.getloadavg()[0]],
-        {**spent, "rest": measured.seconds - sum(spent.values())},
+        {**spent, "rest": max(0.0, measured.seconds - sum(spent.values()))},
     )  # fmt: skip
 
 
@@ -395,6 +395,7 @@ def asvs(bench: Bench, asv: Path, regex: str, cases: list[str], trial: int) -> R
     finally:
         running.close()
     ended = time.monotonic()
+    (bench.folder / f"asv-{trial + 1}.log").write_text("\n".join(lines))
     if code not in (0, 1) or not discovered_at:  # 1: something got slower
         sys.exit(f"{ASV} ended with {code}: " + "\n".join(lines[-20:]))
     same_cases(cases, asv_cases(bench.folder / "results", regex))
