@@ -214,12 +214,14 @@ def commits(place: str, merge: str, clone: Path, same: bool) -> tuple[str, str]:
         )  # fmt: skip
     git("update-ref", "refs/heads/measured", merge)
     git("symbolic-ref", "HEAD", "refs/heads/measured")
+    git("remote", "remove", "origin")  # a mirror would follow its default branch, which lacks the empty commit
     return base, merge
 
 
 def built(services: Services, repo: str, folder: Path, base: str, head: str) -> Bench:
     """Both commits, by our own steps."""
     clone = folder / "clone"
+    services.git.mirror(repo, services.git.inspect_source(str(clone)), refresh=True)
     row = {"repo": repo, "pr_number": 0, "base_sha": base, "merge_sha": head}
     [item] = payload_inputs(services, [row], {repo: str(clone)})
     [payload] = run(services, env_payloads_step(services), [item])
