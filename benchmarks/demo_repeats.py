@@ -2,44 +2,99 @@
 
 Exits 1 unless every run releases exactly the three real speedups and every pull request ends where `expected.toml`
 says. Usage: python benchmarks/demo_repeats.py [--times 20]
+
+How each run ended is kept in FORMULAMINE_HOME under a hash of the sources: a run of this that was ended carries on, and
+what ran with other sources does not count. The home of a run that went wrong is left there to be looked at.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import polars as pl
 
+import formulamine
 from formulamine.demo.sample import MONTH, REPOSITORY, expected_endings, write_sample
+from formulamine.settings import Settings
 from formulamine.tables import TABLES, Status
+from formulamine.verify.calibration import CONFIDENCE, at_most
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One run: seconds, the load of the last minute before and after, and what was not as expected."""
+
+    seconds: float
+    load_before: float
+    load_after: float
+    wrong: list[str]
+
+    def told(self) -> str:
+        """For people."""
+        loads = f"load {self.load_before:4.1f} to {self.load_after:4.1f}"
+        return f"{self.seconds:5.0f} s  {loads}  {'; '.join(self.wrong) or 'as expected'}"
 
 
 def main() -> None:
-    """Run and print a line each."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run what is missing and print a line each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=20)
     times = parser.parse_args().times
-    failed = 0
-    with tempfile.TemporaryDirectory(prefix="formulamine-bench-") as folder:
-        sample = write_sample(Path(folder, "sample.git")).path
-        for turn in range(1, times + 1):
-            home = Path(folder, f"home-{turn}")
-            started = time.monotonic()
-            wrong = run(home, sample)
-            failed += bool(wrong)
-            load = os.getloadavg()[0]
-            took = time.monotonic() - started
-            print(
-                f"{turn:3} of {times}  {took:5.0f} s  load {load:4.1f}  {'; '.join(wrong) or 'as expected'}", flush=True
-            )
-    print(f"{times - failed} of {times} runs released exactly the three, and ended as expected")
+    folder = Settings().home / "demo-repeats" / sources_hash()
+    folder.mkdir(parents=True, exist_ok=True)
+    turns = kept(folder / "turns.jsonl")[:times]
+    for number, turn in enumerate(turns, 1):
+        print(f"{number:3} of {times}  {turn.told()}  (kept)")
+    for number in range(len(turns) + 1, times + 1):
+        turns.append(one_turn(folder, folder / f"home-{number}"))
+        with (folder / "turns.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(turns[-1])) + "\n")
+        print(f"{number:3} of {times}  {turns[-1].told()}", flush=True)
+    failed = sum(bool(turn.wrong) for turn in turns)
+    print(
+        f"{len(turns) - failed} of {len(turns)} runs released exactly the three, and ended as expected: "
+        f"another one goes wrong in at most {at_most(failed, len(turns)):.1%} ({CONFIDENCE:.0%} exact binomial bound)"
+    )
     sys.exit(1 if failed else 0)
+
+
+def sources_hash() -> str:
+    """Of all files of the package: what was seen with others is no repetition."""
+    digest = hashlib.sha256()
+    package = Path(formulamine.__file__).parent
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(package)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def kept(path: Path) -> list[Turn]:
+    """Runs of earlier times; a last line that was cut off is none."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [Turn(**json.loads(line)) for line in lines]
+
+
+def one_turn(folder: Path, home: Path) -> Turn:
+    """Run the month once in a fresh home, which stays only where something went wrong."""
+    sample = folder / "sample.git"
+    for left in (home, sample):  # of a run that was ended
+        shutil.rmtree(left, ignore_errors=True)
+    write_sample(sample)
+    before, started = os.getloadavg()[0], time.monotonic()
+    wrong = run(home, sample)
+    turn = Turn(time.monotonic() - started, before, os.getloadavg()[0], wrong)
+    if not wrong:
+        shutil.rmtree(home)
+    return turn
 
 
 def run(home: Path, sample: Path) -> list[str]:
