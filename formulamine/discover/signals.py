@@ -20,7 +20,7 @@ QUOTE_LENGTH = 100  # characters; longer evidence is cut
 LINE_LENGTH = 1000  # characters that are looked at; longer lines are data, and patterns take their time over them
 # Lines of one side whose syntax is read. What is longer is data or a new package, of which the beginning says enough;
 # it bounds the time of the sieve.
-MOST_SYNTAX_LINES = 1000
+MOST_SYNTAX_LINES = 400
 
 
 @dataclass(frozen=True)
