@@ -1,11 +1,11 @@
 """How fast the sieve reads all pull requests of a repository, diffs included, beside PyDriller with a title-only rule.
 
 Ours: merged pull requests from the first-parent chain, each with its diff, through the whole sieve, scores and evidence
-included, on the processes of the step of `candidate_prs`. PyDriller: the same merges, drawn evenly, their difference from
-their first parent as modified files, and one regular expression on the title. Both print pull requests per second and
-the cores that they kept busy, and the ratio of both is also told by processor time, which other work on the machine
-moves less. A third line is PyDriller without any diff, titles alone. Exits 1 where ours is less than five times faster
-than the second.
+included, on processes as the step of `candidate_prs` uses them. PyDriller: the same merges, drawn evenly, their
+difference from their first parent as modified files, and one regular expression on the title. Both print pull
+requests per second and the cores that they kept busy, and the ratio of both is also told by processor time, which other
+work on the machine moves less. A third line is PyDriller without any diff, titles alone. Exits 1 where ours is less
+than five times faster than the second.
 
 Usage: python benchmarks/sieving.py PATH_OF_REPOSITORY [--sample 300] [--pydriller-python PYTHON]
 

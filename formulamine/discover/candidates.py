@@ -1,7 +1,7 @@
 """The step of `candidate_prs`: hand each pull request and its patch to the sieve.
 
-Here belongs fetching patches, all those of a repository at once, and spreading many over the cores. Which pull requests are dropped is decided
-in `sieve.py`.
+Here belongs fetching patches, all those of a repository at once, and spreading many over the cores. Which pull requests
+are dropped is decided in `sieve.py`.
 """
 
 from __future__ import annotations

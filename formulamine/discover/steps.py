@@ -19,7 +19,7 @@ from formulamine.services.container import Services
 
 REPOSITORIES_VERSION = "1"
 PULL_REQUESTS_VERSION = "1"
-CANDIDATE_PRS_VERSION = "2"
+CANDIDATE_PRS_VERSION = "3"
 
 
 def registered(services: Services, month: str) -> list[tuple[str, RegisteredRepository]]:

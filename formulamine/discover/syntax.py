@@ -8,7 +8,6 @@ whole files take a hundred times as long, and say the same before and after wher
 from __future__ import annotations
 
 import ast
-import contextlib
 import keyword
 import re
 import warnings
@@ -34,7 +33,7 @@ _OPENS = re.compile(r":\s*(#.*)?$|^\s*@|\\$")
 _CONTINUES = re.compile(r"\s*(else|elif|except|finally)\b")
 _HANDLES = re.compile(r"\s*(except|finally)\b")
 _QUOTES = re.compile(r'"""|\'\'\'')
-# A line that can be no code, wherever it stands: it begins as an example of a docstring, or with two names side by side.
+# A line that can be no code, wherever it stands: an example of a docstring, or one that begins with two names.
 _NAME = rf"(?!(?:{'|'.join((*keyword.kwlist, *keyword.softkwlist))})\b)[A-Za-z]\w+"
 _PROSE = re.compile(rf"\s*(?:>>>|\.\.\. |{_NAME} +{_NAME}\b(?![\"']))")
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # also a null byte, or what is nested too deep
@@ -56,6 +55,10 @@ class Facts:
     counts: dict[Fact, int] = field(default_factory=dict)
     places: dict[Fact, tuple[str, int]] = field(default_factory=dict)
     """Path and line of the first."""
+    kept: set[str] = field(default_factory=set)
+    """Functions around them, which begin on lines that are nobody's own."""
+    code: bool = False
+    """Whether there is a statement among them, other than a docstring."""
 
     def of(self, kind: str) -> dict[str, int]:
         """How often each name of a kind is found."""
@@ -83,10 +86,11 @@ def read(facts: Facts, path: str, lines: Sequence[Line], changed: frozenset[int]
 def _trees(lines: Sequence[Line], changed: frozenset[int]) -> Iterator[tuple[ast.Module, int]]:
     """Programs that lines make, each with what to add to its line numbers; lines that make none are left out."""
     rest = list(_outside_of_strings(lines))
+    if not _shows(rest, changed):
+        return
     few = _narrowed(rest, changed)
-    if len(few) < len(rest) and (not _shows(few, changed) or not isinstance(tree := _parsed(few), int)):
-        if _shows(few, changed):
-            yield tree
+    if len(few) < len(rest) and not isinstance(tree := _parsed(few), int):
+        yield tree
         return
     for _ in range(MOST_CUTS):
         prose = next((place for place, (_, text) in enumerate(rest) if _PROSE.match(text)), len(rest))
@@ -106,8 +110,6 @@ def _trees(lines: Sequence[Line], changed: frozenset[int]) -> Iterator[tuple[ast
 def _narrowed(lines: Sequence[Line], changed: frozenset[int]) -> Sequence[Line]:
     """Changed lines, with a loop that they are in and what they begin; all lines where these would be torn apart."""
     own = [place for place, (number, _) in enumerate(lines) if number in changed]
-    if not own:
-        return []
     loops = (place for place, (_, text) in enumerate(lines[: own[0]]) if _LOOP.match(text))
     first = next(loops, own[0])
     end = len(lines) if any(_OPENS.search(lines[place][1]) for place in own) else own[-1] + 1
@@ -138,6 +140,8 @@ def _parsed(lines: Sequence[Line]) -> tuple[ast.Module, int] | int:
 
 def _outside_of_strings(lines: Sequence[Line]) -> Sequence[Line]:
     """Lines without those of a docstring of which the hunk has only the beginning or the end."""
+    if not any('"""' in text or "'''" in text for _, text in lines):
+        return lines
     quoted = [place for place, (_, text) in enumerate(lines) for _ in _QUOTES.findall(text)]
     if len(quoted) % 2 == 0:
         return lines
@@ -165,8 +169,12 @@ def _program(lines: Sequence[str]) -> tuple[list[str], list[str]]:
         openers.setdefault(0, "if 1:")
     header = [" " * indent + openers[indent] for indent in sorted(openers)]
     last_indent, last = code[-1]
-    body = [*lines, " " * (last_indent + 1) + "pass"] if last.rstrip().endswith(":") else list(lines)
-    return header, body
+    closing = []
+    if last.rstrip().endswith(":"):
+        closing = [" " * (last_indent + 1) + "pass"]
+    elif last.lstrip().startswith("@"):
+        closing = [" " * last_indent + "def _(): pass"]
+    return header, [*lines, *closing]
 
 
 def _indent(line: str) -> int:
@@ -178,7 +186,7 @@ class _Counter:
     """Counts what is in a tree."""
 
     def __init__(self, facts: Facts, path: str, offset: int, changed: Sequence[int]) -> None:
-        self._counts, self._places = facts.counts, facts.places
+        self._facts, self._counts, self._places = facts, facts.counts, facts.places
         self._path, self._offset, self._changed = path, offset, changed
 
     def visit(self, tree: ast.AST) -> None:
@@ -187,8 +195,10 @@ class _Counter:
         while stack:
             node, repeated = stack.pop()
             kind = type(node)
-            if isinstance(node, ast.stmt) and not self._holds_changes(node):
-                continue
+            if isinstance(node, ast.stmt):
+                if not self._holds_changes(node):
+                    continue
+                self._facts.code |= self._does_something(node)
             reader = _READERS.get(kind)
             if reader is not None:
                 reader(self, node, repeated)
@@ -200,6 +210,12 @@ class _Counter:
                 elif isinstance(child, ast.AST) and type(child) not in _LEAVES:
                     # What a loop goes through is evaluated once.
                     stack.append((child, repeated if name == "iter" else inside))
+
+    def _does_something(self, node: Any) -> bool:
+        """Whether a statement that holds changes is more than a docstring, or a block around one."""
+        if hasattr(node, "body"):
+            return any(map(self.is_changed, (node, *getattr(node, "decorator_list", ()))))
+        return not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
 
     def _holds_changes(self, node: Any) -> bool:
         """Whether a statement stands on a changed line, with its decorators."""
@@ -214,9 +230,9 @@ class _Counter:
         place = bisect_left(self._changed, number)
         return place < len(self._changed) and self._changed[place] == number
 
-    def keep(self, kind: str, name: str) -> None:
-        """Note what is there on both sides, around a changed line."""
-        self._counts[kind, name] = self._counts.get((kind, name), 0) + 1
+    def keep(self, name: str) -> None:
+        """Note a function that is there on both sides, around a changed line."""
+        self._facts.kept.add(name)
 
     def add(self, kind: str, name: str, node: Any) -> None:
         """Note one finding, if it is on a changed line."""
@@ -278,7 +294,7 @@ def _compare(counter: _Counter, node: ast.Compare, repeated: bool) -> None:
 
 def _function(counter: _Counter, node: ast.FunctionDef | ast.AsyncFunctionDef, repeated: bool) -> None:
     if not counter.is_changed(node):
-        counter.keep("kept function", node.name)
+        counter.keep(node.name)
     public = not node.name.startswith("_")
     counter.add("function" if public else "private function", node.name, node)
     for decorator in node.decorator_list:

@@ -50,7 +50,8 @@ class Cores:
             Exception: whatever the function raises.
         """
         process = self._take()
-        assert process.stdin and process.stdout
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             _send(process.stdin, (function, args, kwargs))
             answer, error = pickle.load(process.stdout)
@@ -107,7 +108,7 @@ def _serve() -> None:
         except EOFError:
             return
         try:
-            answer = (function(*args, **kwargs), None)
+            answer: tuple[object, Exception | None] = (function(*args, **kwargs), None)
         except Exception as error:  # it is raised where it was asked for
             answer = (None, error)
         _send(answers, answer)
