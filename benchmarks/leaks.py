@@ -26,9 +26,10 @@ from datetime import timedelta
 from keyword import kwlist
 from pathlib import Path
 
+from formulamine.discover.candidates import sieve_by_files
 from formulamine.discover.diff import DiffError, parse_patch
 from formulamine.discover.pull_requests import merged_between
-from formulamine.discover.sieve import SieveInput, load_rules, sieve
+from formulamine.discover.sieve import SieveInput
 from formulamine.items import Done
 from formulamine.services.container import Services
 from formulamine.settings import Settings
@@ -104,7 +105,6 @@ def cases_of(services: Services, repo: str, url: str, days: int) -> list[Case]:
     chain = services.git.first_parent(mirror)
     newest = chain[0].committed_at
     records, _ = merged_between(services.git, mirror, repo, chain[0].sha, newest - timedelta(days=days), newest)
-    rules = load_rules()
     found: list[Case] = []
     earlier: list[PullRequest] = []
     for pr_id, one in sorted(records.items(), key=lambda pair: pair[1].merged_at):
@@ -112,7 +112,7 @@ def cases_of(services: Services, repo: str, url: str, days: int) -> list[Case]:
             patch = services.git.patch(mirror, one.merge_sha)
             values = {**one.model_dump(), "pr_id": pr_id}
             item = SieveInput.model_validate({name: values[name] for name in SieveInput.model_fields})
-            outcome = sieve(item, patch, rules, services.settings.sieve)
+            outcome = sieve_by_files(item, patch, services.settings.sieve)
             record = outcome.record if isinstance(outcome, Done) else None
             if isinstance(record, CandidatePR) and record.core_files and len(added_lines(patch)) <= MOST_LINES:
                 services.blobs.put(patch)

@@ -25,7 +25,7 @@ from pathlib import Path
 from formulamine.discover.candidates import CandidateStep
 from formulamine.discover.pull_requests import merged_between
 from formulamine.discover.sieve import SieveInput
-from formulamine.discover.sieve_rules import load_rules, load_weights
+from formulamine.discover.sieve_rules import load_rules
 from formulamine.services.git import DIFF, PATCH, Git
 from formulamine.services.store import Blobs
 from formulamine.settings import Settings
@@ -74,15 +74,13 @@ def main() -> int:
 def mine(folder: Path, head_sha: str, start: datetime, newest: datetime, blobs: Blobs) -> tuple[float, list[str]]:
     """Seconds of mining and sieving, with nothing kept from the turn before; and the merges."""
     load_rules.cache_clear()  # the rules remember lines
-    git, rules, settings = Git(folder / "mirrors"), load_rules(), Settings().sieve
+    git, settings = Git(folder / "mirrors"), Settings().sieve
     began = time.perf_counter()
     end = newest + timedelta(seconds=1)
     records, _ = merged_between(git, git.mirror_path(REPO), REPO, head_sha, start, end)
     read_by_sieve = {name for name in SieveInput.model_fields if name != "pr_id"}
     items = [SieveInput(pr_id=key, **one.model_dump(include=read_by_sieve)) for key, one in records.items()]
-    step = CandidateStep(
-        git, blobs, rules, load_weights(), settings, {REPO: ""}, {REPO: [item.merge_sha for item in items]}
-    )
+    step = CandidateStep(git, blobs, settings, {REPO: ""}, {REPO: [item.merge_sha for item in items]})
     with ThreadPoolExecutor(Settings().workers.discover_workers) as pool:  # as `advance` does
         list(pool.map(step, items))
     return time.perf_counter() - began, [one.merge_sha for one in records.values()]

@@ -1,7 +1,7 @@
 """The step of `candidate_prs`: hand each pull request and its patch to the sieve.
 
-Here belongs fetching patches, all those of a repository at once. Which pull requests are dropped is decided
-in `sieve.py`.
+Here belongs fetching patches, all those of a repository at once, and spreading many over the cores. Which pull requests
+are dropped is decided in `sieve.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from formulamine.discover.sieve import SieveInput, sieve
-from formulamine.discover.sieve_rules import SieveRules, Weights
-from formulamine.items import Done, Outcome
+from formulamine.discover.sieve_rules import load_rules, load_weights
+from formulamine.items import Done, Outcome, Rejected
+from formulamine.services.cores import Cores
 from formulamine.services.git import Git
 from formulamine.services.store import Blobs
 from formulamine.settings import SieveSettings
+
+FEW = 200  # pull requests, which take about as long as it takes to start processes for them
 
 
 @dataclass
@@ -24,23 +27,32 @@ class CandidateStep:
 
     git: Git
     blobs: Blobs
-    rules: SieveRules
-    weights: Weights
     settings: SieveSettings
     mirrors: dict[str, str]
     """Location by repository, to make a deleted mirror again."""
     merges: Mapping[str, Sequence[str]]
     """Merge commits by repository."""
+    cores: Cores | None = None
+    """For what comes after the first few."""
+    _begun: int = 0
     _printed: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, item: SieveInput) -> Outcome:
         """Sieve one pull request; a candidate's patch is kept as a blob."""
         patch = self._patch(item)
-        outcome = sieve(item, patch, self.rules, self.weights, self.settings)
+        outcome = self._sieve(item, patch)
         if isinstance(outcome, Done):
             self.blobs.put(patch)
         return outcome
+
+    def _sieve(self, item: SieveInput, patch: bytes) -> Done | Rejected:
+        with self._lock:
+            self._begun += 1
+            many = self._begun > FEW
+        if many and self.cores is not None:
+            return self.cores.run(sieve_by_files, item, patch, self.settings)
+        return sieve_by_files(item, patch, self.settings)
 
     def _patch(self, item: SieveInput) -> bytes:
         """Diff from base to merge commit."""
@@ -50,3 +62,8 @@ class CandidateStep:
                 self.git.print_patches(mirror, self.merges[item.repo])
                 self._printed.add(item.repo)
         return self.git.patch(mirror, item.merge_sha)
+
+
+def sieve_by_files(item: SieveInput, patch: bytes, settings: SieveSettings) -> Done | Rejected:
+    """Sieve by the rules and weights in their files, which each process reads once."""
+    return sieve(item, patch, load_rules(), load_weights(), settings)

@@ -16,7 +16,7 @@ from formulamine.services.git import Commit, Git, GitError
 from formulamine.services.git_objects import file_changes
 from formulamine.tables import FileChange
 
-AT_ONCE = 200  # patches asked for by one process; one of a commit that cannot be read spoils the others of its batch
+AT_ONCE = 400  # patches asked for by one process; one of a commit that cannot be read spoils the others of its batch
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from formulamine.discover.diff import FileDiff
 from formulamine.discover.sieve_rules import LineKey, Place, SieveRules, SignalRule
@@ -17,14 +18,14 @@ from formulamine.discover.syntax import Facts, read
 from formulamine.discover.syntax_signals import SYNTAX_SIGNALS, Change
 
 QUOTE_LENGTH = 100  # characters; longer evidence is cut
+PYTHON = (".py", ".pyi")
 LINE_LENGTH = 1000  # characters that are looked at; longer lines are data, and patterns take their time over them
 # Lines of one side whose syntax is read. What is longer is data or a new package, of which the beginning says enough;
 # it bounds the time of the sieve.
-MOST_SYNTAX_LINES = 1000
+MOST_SYNTAX_LINES = 400
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """A changed line and where it stands."""
 
     path: str
@@ -87,7 +88,9 @@ def find_signals(
             mark, fact = shown
             path, number = (before if mark == "-" else after).syntax.places[fact]
             found[f"syntax {name}"] = Placed(path, number, texts_at.of(mark, path, number)).quoted(mark)
-    found |= _shape(core, before, after)
+    found |= _shape(paths, core, before, after, rules)
+    if any(name in found for name in rules.reverts) and "title performance" not in found:
+        found.pop("shape tests_kept", None)  # what takes a change back needs no test, whatever the change was
     return found
 
 
@@ -125,7 +128,7 @@ def _sides(core: Sequence[FileDiff], rules: SieveRules) -> tuple[Side, Side]:
     """Both sides of the core files, looked through."""
     before, after = Side(), Side()
     for diff in core:
-        python = diff.path.endswith((".py", ".pyi"))
+        python = diff.path.endswith(PYTHON)
         native = rules.text.native.search(diff.path) is not None
         for hunk in diff.hunks:
             old, new = hunk.old_start, hunk.new_start
@@ -172,11 +175,19 @@ def _in_code(rule: SignalRule, before: Side, after: Side) -> str:
     return " ".join(quotes)
 
 
-def _shape(core: Sequence[FileDiff], before: Side, after: Side) -> dict[str, str]:
-    """Signals of how much is changed."""
-    if before.lines:
-        return {}
-    return {"shape only_added": f"{after.lines} lines added and none removed in {len(core)} core files"}
+def _shape(
+    paths: Sequence[str], core: Sequence[FileDiff], before: Side, after: Side, rules: SieveRules
+) -> dict[str, str]:
+    """Signals of how much is changed, and of what."""
+    found = {}
+    if not before.lines:
+        found["shape only_added"] = f"{after.lines} lines added and none removed in {len(core)} core files"
+    code = before.syntax.code or after.syntax.code or any(rules.text.native.search(one.path) for one in core)
+    if not code and all(one.path.endswith(PYTHON) for one in core):
+        found["shape no_code"] = f"in {len(core)} core files no statement is changed"
+    if code and not any(rules.kind(path) == "tests" for path in paths):
+        found["shape tests_kept"] = f"{len(paths)} files change and none is a test"
+    return found
 
 
 class _Texts:

@@ -12,14 +12,14 @@ from formulamine.discover.pull_requests import PullRequestReason, VisitedReposit
 from formulamine.discover.registry import Registry
 from formulamine.discover.repositories import RegisteredRepository, RepositoryReason, find_suite
 from formulamine.discover.sieve import SieveInput, SieveReason
-from formulamine.discover.sieve_rules import RULES_FILE, WEIGHTS_FILE, load_rules, load_weights
+from formulamine.discover.sieve_rules import RULES_FILE, WEIGHTS_FILE
 from formulamine.items import Step
 from formulamine.pipeline import joined
 from formulamine.services.container import Services
 
 REPOSITORIES_VERSION = "1"
 PULL_REQUESTS_VERSION = "1"
-CANDIDATE_PRS_VERSION = "2"
+CANDIDATE_PRS_VERSION = "3"
 
 
 def registered(services: Services, month: str) -> list[tuple[str, RegisteredRepository]]:
@@ -71,10 +71,9 @@ def candidate_prs_step(services: Services, month: str) -> Step[SieveInput]:
     run = CandidateStep(
         git=services.git,
         blobs=services.blobs,
-        rules=load_rules(),
-        weights=load_weights(),
         settings=services.settings.sieve,
         mirrors=mirrors,
+        cores=services.cores,
         merges=merges,
     )
     return Step(

@@ -8,9 +8,10 @@ whole files take a hundred times as long, and say the same before and after wher
 from __future__ import annotations
 
 import ast
-import contextlib
+import keyword
 import re
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,9 +29,15 @@ FILENAME = "<hunk>"
 # once for all: a filter that comes and goes (`catch_warnings`) is not for several threads.
 warnings.filterwarnings("ignore", module=re.escape(FILENAME))
 
+_BEGINS_CODE = re.compile(r"\s*[^\s#]")
+_LOOP = re.compile(r"\s*(async +)?(for|while)\b")
+_OPENS = re.compile(r":\s*(#.*)?$|^\s*@|\\$")
 _CONTINUES = re.compile(r"\s*(else|elif|except|finally)\b")
 _HANDLES = re.compile(r"\s*(except|finally)\b")
 _QUOTES = re.compile(r'"""|\'\'\'')
+# A line that can be no code, wherever it stands: an example of a docstring, or one that begins with two names.
+_NAME = rf"(?!(?:{'|'.join((*keyword.kwlist, *keyword.softkwlist))})\b)[A-Za-z]\w+"
+_PROSE = re.compile(rf"\s*(?:>>>|\.\.\. |{_NAME} +{_NAME}\b(?![\"']))")
 _DISPLAYS = {ast.Set: "set", ast.SetComp: "set", ast.Dict: "dict", ast.List: "list", ast.Tuple: "tuple"}
 _BUILDS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _REPEATS = frozenset({ast.For, ast.AsyncFor, ast.While, *_BUILDS})
@@ -41,11 +48,18 @@ _TOLD_KEYWORDS = frozenset({"copy", "dtype", "out", "deep", "order", "axis", "ma
 
 @dataclass
 class Facts:
-    """What the lines of one side hold: how often, and where first on a line of the patch's own."""
+    """What a patch's own lines of one side hold: how often, and where first.
+
+    What stands on the lines around them is there on both sides.
+    """
 
     counts: dict[Fact, int] = field(default_factory=dict)
     places: dict[Fact, tuple[str, int]] = field(default_factory=dict)
-    """Path and line of the first that stands on a changed line."""
+    """Path and line of the first."""
+    kept: set[str] = field(default_factory=set)
+    """Functions around them, which begin on lines that are nobody's own."""
+    code: bool = False
+    """Whether there is a statement among them, other than a docstring."""
 
     def of(self, kind: str) -> dict[str, int]:
         """How often each name of a kind is found."""
@@ -65,37 +79,70 @@ def read(facts: Facts, path: str, lines: Sequence[Line], changed: frozenset[int]
         lines: the lines, each under its number.
         changed: numbers of those that are the patch's own.
     """
-    for tree, offset in _trees(lines):
-        _Counter(facts, path, offset, changed).visit(tree)
+    own = sorted(changed)
+    for tree, offset in _trees(lines, changed):
+        _Counter(facts, path, offset, own).visit(tree)
 
 
-def _trees(lines: Sequence[Line]) -> Iterator[tuple[ast.Module, int]]:
+def _trees(lines: Sequence[Line], changed: frozenset[int]) -> Iterator[tuple[ast.Module, int]]:
     """Programs that lines make, each with what to add to its line numbers; lines that make none are left out."""
     rest = list(_outside_of_strings(lines))
+    if not _shows(rest, changed):
+        return
+    few = _narrowed(rest, changed)
+    if len(few) < len(rest) and not isinstance(tree := _parsed(few), int):
+        yield tree
+        return
     for _ in range(MOST_CUTS):
-        while rest and not rest[0][1].strip():
-            rest = rest[1:]
-        if not rest:
-            return
-        header, body = _program([text for _, text in rest])
-        offset = rest[0][0] - len(header) - 1
-        try:
-            yield syntax_tree.parse("\n".join([*header, *body, ""]), FILENAME), offset
-            return
-        except SyntaxError as error:
-            bad = min(max((error.lineno or 1) - 1 - len(header), 0), len(rest) - 1)
-        except syntax_tree.UNREADABLE:
-            return
-        if bad:
-            # What stands before the fault may be no program either, as within brackets, and then says nothing.
-            with contextlib.suppress(*syntax_tree.UNREADABLE):
-                header, body = _program([text for _, text in rest[:bad]])
-                yield syntax_tree.parse("\n".join([*header, *body, ""]), FILENAME), rest[0][0] - len(header) - 1
-        rest = rest[bad + 1 :]
+        prose = next((place for place, (_, text) in enumerate(rest) if _PROSE.match(text)), len(rest))
+        code, fault = rest[:prose], prose
+        if _shows(code, changed):
+            tree = _parsed(code)
+            if isinstance(tree, int):
+                fault = tree
+                if _shows(code[:fault], changed):
+                    # What stands before the fault may be no program either, as within brackets, and then says nothing.
+                    tree = _parsed(code[:fault])
+            if not isinstance(tree, int):
+                yield tree
+        rest = rest[fault + 1 :]
+
+
+def _narrowed(lines: Sequence[Line], changed: frozenset[int]) -> Sequence[Line]:
+    """Changed lines, with a loop that they are in and what they begin; all lines where these would be torn apart."""
+    own = [place for place, (number, _) in enumerate(lines) if number in changed]
+    loops = (place for place, (_, text) in enumerate(lines[: own[0]]) if _LOOP.match(text))
+    first = next(loops, own[0])
+    end = len(lines) if any(_OPENS.search(lines[place][1]) for place in own) else own[-1] + 1
+    above, few = ("\n".join(text for _, text in part) for part in (lines[:first], lines[first:end]))
+    whole = _open_brackets(above) == _open_brackets(few) == 0 and len(_QUOTES.findall(few)) % 2 == 0
+    return lines[first:end] if whole else lines
+
+
+def _open_brackets(text: str) -> int:
+    return sum(map(text.count, "([{")) - sum(map(text.count, ")]}"))
+
+
+def _shows(lines: Sequence[Line], changed: frozenset[int]) -> bool:
+    """Whether there is code on a changed line."""
+    return any(number in changed and _BEGINS_CODE.match(text) for number, text in lines)
+
+
+def _parsed(lines: Sequence[Line]) -> tuple[ast.Module, int] | int:
+    """The program that lines make, with what to add to its line numbers, or the place of the first that is at fault."""
+    header, body = _program([text for _, text in lines])
+    try:
+        return syntax_tree.parse("\n".join([*header, *body, ""]), FILENAME), lines[0][0] - len(header) - 1
+    except SyntaxError as error:
+        return min(max((error.lineno or 1) - 1 - len(header), 0), len(lines) - 1)
+    except syntax_tree.UNREADABLE:
+        return len(lines) - 1
 
 
 def _outside_of_strings(lines: Sequence[Line]) -> Sequence[Line]:
     """Lines without those of a docstring of which the hunk has only the beginning or the end."""
+    if not any('"""' in text or "'''" in text for _, text in lines):
+        return lines
     quoted = [place for place, (_, text) in enumerate(lines) for _ in _QUOTES.findall(text)]
     if len(quoted) % 2 == 0:
         return lines
@@ -109,7 +156,7 @@ def _program(lines: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Where lines step out of a block that they did not open, a block is opened for them to step out of.
     """
-    code = [(_indent(line), line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    code = [(_indent(line), line) for line in lines if _BEGINS_CODE.match(line)]
     if not code:
         return [], list(lines)
     lowest, openers = code[0][0], {}
@@ -123,20 +170,24 @@ def _program(lines: Sequence[str]) -> tuple[list[str], list[str]]:
         openers.setdefault(0, "if 1:")
     header = [" " * indent + openers[indent] for indent in sorted(openers)]
     last_indent, last = code[-1]
-    body = [*lines, " " * (last_indent + 1) + "pass"] if last.rstrip().endswith(":") else list(lines)
-    return header, body
+    closing = []
+    if last.rstrip().endswith(":"):
+        closing = [" " * (last_indent + 1) + "pass"]
+    elif last.lstrip().startswith("@"):
+        closing = [" " * last_indent + "def _(): pass"]
+    return header, [*lines, *closing]
 
 
 def _indent(line: str) -> int:
-    text = line.expandtabs()
+    text = line.expandtabs() if "\t" in line else line
     return len(text) - len(text.lstrip())
 
 
 class _Counter:
     """Counts what is in a tree."""
 
-    def __init__(self, facts: Facts, path: str, offset: int, changed: frozenset[int]) -> None:
-        self._counts, self._places = facts.counts, facts.places
+    def __init__(self, facts: Facts, path: str, offset: int, changed: Sequence[int]) -> None:
+        self._facts, self._counts, self._places = facts, facts.counts, facts.places
         self._path, self._offset, self._changed = path, offset, changed
 
     def visit(self, tree: ast.AST) -> None:
@@ -145,6 +196,10 @@ class _Counter:
         while stack:
             node, repeated = stack.pop()
             kind = type(node)
+            if isinstance(node, ast.stmt):
+                if not self._holds_changes(node):
+                    continue
+                self._facts.code |= self._does_something(node)
             reader = _READERS.get(kind)
             if reader is not None:
                 reader(self, node, repeated)
@@ -157,15 +212,36 @@ class _Counter:
                     # What a loop goes through is evaluated once.
                     stack.append((child, repeated if name == "iter" else inside))
 
-    def add(self, kind: str, name: str, node: ast.AST) -> None:
-        """Note one finding."""
-        fact = (kind, name)
-        self._counts[fact] = self._counts.get(fact, 0) + 1
-        if fact in self._places:
-            return
-        number = node.lineno + self._offset  # type: ignore[attr-defined]  # only nodes that stand on a line are noted
-        if number in self._changed:
-            self._places[fact] = (self._path, number)
+    def _does_something(self, node: Any) -> bool:
+        """Whether a statement that holds changes is more than a docstring, or a block around one."""
+        if hasattr(node, "body"):
+            return any(map(self.is_changed, (node, *getattr(node, "decorator_list", ()))))
+        return not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+
+    def _holds_changes(self, node: Any) -> bool:
+        """Whether a statement stands on a changed line, with its decorators."""
+        decorators = getattr(node, "decorator_list", ())
+        first = (decorators[0] if decorators else node).lineno + self._offset
+        place = bisect_left(self._changed, first)
+        return place < len(self._changed) and self._changed[place] <= node.end_lineno + self._offset
+
+    def is_changed(self, node: Any) -> bool:
+        """Whether a node begins on a changed line."""
+        number = node.lineno + self._offset
+        place = bisect_left(self._changed, number)
+        return place < len(self._changed) and self._changed[place] == number
+
+    def keep(self, name: str) -> None:
+        """Note a function that is there on both sides, around a changed line."""
+        self._facts.kept.add(name)
+
+    def add(self, kind: str, name: str, node: Any) -> None:
+        """Note one finding, if it is on a changed line."""
+        if self.is_changed(node):
+            fact = (kind, name)
+            self._counts[fact] = self._counts.get(fact, 0) + 1
+            if fact not in self._places:
+                self._places[fact] = (self._path, node.lineno + self._offset)
 
 
 def _name(node: ast.AST) -> str:
@@ -218,6 +294,8 @@ def _compare(counter: _Counter, node: ast.Compare, repeated: bool) -> None:
 
 
 def _function(counter: _Counter, node: ast.FunctionDef | ast.AsyncFunctionDef, repeated: bool) -> None:
+    if not counter.is_changed(node):
+        counter.keep(node.name)
     public = not node.name.startswith("_")
     counter.add("function" if public else "private function", node.name, node)
     for decorator in node.decorator_list:

@@ -221,6 +221,7 @@ def new_function(change: Change) -> Shown:
 def new_parameter(change: Change) -> Shown:
     """A function that is there on both sides has a parameter more."""
     both = {name for kind in ("function", "private function") for name in change.before.of(kind)}
+    both |= change.after.kept
     return next((("+", fact) for fact in change.came("parameter") if fact[1].partition(".")[0] in both), None)
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from formulamine.services.cores import Cores
 from formulamine.services.docker_engine import Engine
 from formulamine.services.docker_sandbox import DockerSandboxes
 from formulamine.services.git import Git
@@ -58,6 +59,8 @@ class Services:
     def close(self) -> None:
         """End whatever still runs, and give back what is open."""
         self.cancelled.set()
+        if "cores" in self.__dict__:
+            self.cores.close()
         if "llm" in self.__dict__:
             self.llm.close()
         if "ledger" in self.__dict__:
@@ -79,6 +82,11 @@ class Services:
     def git(self) -> Git:
         """Mirrors."""
         return Git(self.settings.home / "mirrors", self.cancelled)
+
+    @cached_property
+    def cores(self) -> Cores:
+        """Processes for what computes in Python."""
+        return Cores(min(self.settings.workers.discover_workers, len(os.sched_getaffinity(0))))
 
     @cached_property
     def resolver(self) -> Resolver:

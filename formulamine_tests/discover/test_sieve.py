@@ -4,9 +4,11 @@ import hashlib
 
 import pytest
 
+from formulamine.discover.candidates import sieve_by_files
 from formulamine.discover.sieve import SieveInput, SieveReason, sieve
 from formulamine.discover.sieve_rules import load_rules, load_weights
 from formulamine.items import Done, Rejected
+from formulamine.services.cores import Cores
 from formulamine.settings import SieveSettings
 from formulamine.tables import CandidatePR, FileChange
 
@@ -67,6 +69,7 @@ ALL_PAIRS = (
     "+        open = [other for other in open if other.end > one.start]\n",
 )
 OFF_BY_ONE = ("src/spans.py", "-    if start < end:\n+    if start <= end:\n")
+TESTED = ("tests/test_spans.py", "+assert spans(2, 2)")
 
 
 @pytest.mark.parametrize(
@@ -151,12 +154,14 @@ def test_a_version_bump_is_its_title_and_nothing_but_such_lines() -> None:
 
 
 def test_a_revert_goes_unless_something_speaks_for_performance() -> None:
-    assert dropped(run('Revert "Separate cells by a semicolon"', OFF_BY_ONE)) == "revert"
-    assert dropped(run("Semicolons", OFF_BY_ONE, body="This reverts commit 1234567.")) == "revert"
-    assert kept(run('Revert "Cache the cells"', OFF_BY_ONE))
+    assert dropped(run('Revert "Separate cells by a semicolon"', OFF_BY_ONE, TESTED)) == "revert"
+    assert dropped(run("Semicolons", OFF_BY_ONE, TESTED, body="This reverts commit 1234567.")) == "revert"
+    assert kept(run('Revert "Cache the cells"', OFF_BY_ONE, TESTED))
     assert kept(run("Reverted to the old printer due to performance issues", OFF_BY_ONE))
     squashed = "* one\n\n* Revert one\n\nThis reverts commit 1234567."
-    assert kept(run("Spans that touch", OFF_BY_ONE, body=squashed)), "a squashed commit was reverted, not the work"
+    assert kept(run("Spans that touch", OFF_BY_ONE, TESTED, body=squashed)), (
+        "a squashed commit was reverted, not the work"
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,24 +178,24 @@ def test_a_revert_goes_unless_something_speaks_for_performance() -> None:
     ],
 )
 def test_another_purpose_goes_unless_something_speaks_for_performance(title: str) -> None:
-    assert dropped(run(title, OFF_BY_ONE)) == "not_performance_title"
+    assert dropped(run(title, OFF_BY_ONE, TESTED)) == "not_performance_title"
     measured = "The old one was slow: 40 ms before, 3 ms now."
     cached = ("src/a.py", " def f(x):\n-    return g(x)\n+    return _cache[x]")
     assert kept(run(title, cached, ("benchmarks/spans.py", "+def time_f(): ..."), body=measured))
 
 
 def test_a_bug_fix_goes_on_where_its_title_or_its_diff_leaves_doubt() -> None:
-    assert kept(run("Spans that touch are one span", OFF_BY_ONE)).signals == []
-    assert dropped(run("Fix spans that touch", OFF_BY_ONE)) == "unlikely"
-    assert kept(run("Fix spans that touch", OFF_BY_ONE, body="The old one was slow."))
+    assert kept(run("Spans that touch are one span", OFF_BY_ONE, TESTED)).signals == []
+    assert dropped(run("Fix spans that touch", OFF_BY_ONE, TESTED)) == "unlikely"
+    assert kept(run("Fix spans that touch", OFF_BY_ONE, TESTED, body="The old one was slow."))
     assert kept(run("Fix spans that touch", ALL_PAIRS))
 
 
 def test_a_better_algorithm_under_a_neutral_title_is_seen_in_the_diff() -> None:
-    record = kept(run("find_clashes on a full calendar", ALL_PAIRS, body="With 4,000 bookings this is slow."))
+    record = kept(run("find_clashes on a full calendar", ALL_PAIRS, TESTED, body="With 4,000 bookings this is slow."))
     assert "syntax loop_to_builtin: src/spans.py:3 + for one in sorted(spans):" in record.signals
     assert record.signals[0] == "body performance: [slow] With 4,000 bookings this is slow."
-    assert record.patch_sha256 == hashlib.sha256(patch_of(ALL_PAIRS)).hexdigest()
+    assert record.patch_sha256 == hashlib.sha256(patch_of(ALL_PAIRS, TESTED)).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,7 @@ def test_a_better_algorithm_under_a_neutral_title_is_seen_in_the_diff() -> None:
         ("code faster_system", "+@numba.njit"),
         ("code fast_path", "+    if fast_path:"),
         ("comments performance", "+    # much faster than asking each\n+    x = 1"),
-        ("comments performance", "+    This takes exponential time in the number of variables."),
+        ("comments performance", '+    This takes exponential time in the number of variables.\n+    """\n+    x = 1'),
     ],
 )
 def test_what_a_diff_says(kind: str, lines: str) -> None:
@@ -221,6 +226,7 @@ def test_words_beside_the_code() -> None:
         run(
             "Speed up spans",
             OFF_BY_ONE,
+            TESTED,
             ("doc/whats-new.rst", "+- Spans are twice as fast, with less overhead."),
             ("benchmarks/spans.py", "+def time_spans(): ..."),
         )
@@ -244,7 +250,7 @@ def test_words_beside_the_code() -> None:
     ],
 )
 def test_words_that_only_look_like_performance(title: str, body: str) -> None:
-    assert kept(run(title, OFF_BY_ONE, body=body)).signals == []
+    assert kept(run(title, OFF_BY_ONE, TESTED, body=body)).signals == []
 
 
 def test_a_line_of_data_takes_no_time() -> None:
@@ -272,3 +278,42 @@ def test_a_line_of_data_takes_no_time() -> None:
 def test_blanks_in_patterns_are_meant(where: str, text: str) -> None:
     rules = [one for one in load_rules().signals if one.where == where and one.pattern is not None]
     assert any(one.pattern and one.pattern.search(text) for one in rules)
+
+
+@pytest.mark.parametrize(
+    ("lines", "shape"),
+    [
+        ("-x = f(1)\n+x = g(1)", "tests_kept"),
+        ("-x = 1\n+x = 2", "tests_kept"),
+        (
+            ' def f():\n     """Say it.\n-    Slowly (for x in f(x)).\n+    Loudly.\n     """\n     return g(x)',
+            "no_code",
+        ),
+        ("-# x = f(1)\n+# x = g(1)\n y = 1", "no_code"),
+    ],
+)
+def test_whether_code_is_changed_and_a_test_with_it(lines: str, shape: str) -> None:
+    shapes = {"tests_kept", "no_code"}
+
+    def shown(*files: tuple[str, str]) -> set[str]:
+        record = kept(run("Speed up spans", *files))
+        return {signal.split(": ")[0].removeprefix("shape ") for signal in record.signals} & shapes
+
+    assert shown(("src/a.py", lines)) == {shape}
+    assert shown(("src/a.py", lines), ("tests/test_a.py", "+x = 1")) == {shape} - {"tests_kept"}
+    assert shown(("src/a.c", lines)) == {"tests_kept"}, "of other languages it is not told"
+
+
+def test_another_process_says_the_same() -> None:
+    cores = Cores(1)
+    try:
+        for files in ((ALL_PAIRS,), (OFF_BY_ONE, TESTED), (("README.md", "+x"),)):
+            item = SieveInput(
+                pr_id="o__r-1", repo="o/r", base_sha="0" * 40, merge_sha="1" * 40, title="Fix spans", body="",
+                author="Ada", is_bot=False,
+                files=[FileChange(path=path, additions=1, deletions=1) for path, _ in files],
+            )  # fmt: skip
+            asked = (item, patch_of(*files), SieveSettings())
+            assert cores.run(sieve_by_files, *asked) == sieve_by_files(*asked)
+    finally:
+        cores.close()

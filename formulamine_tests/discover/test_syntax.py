@@ -68,6 +68,25 @@ CASES = {
 }
 
 
+def test_a_parameter_on_a_line_of_its_own_is_new_although_its_function_is_not() -> None:
+    assert "new_parameter" in seen(" def f(\n     a,\n+    b=None,\n ):\n     pass")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " x = f(a)\n-    the old words of a docstring\n+    other words (of one)\n y = g(a)",
+        ' def f():\n     """Say it.\n \n+    It says f(x) if x in xs.\n     """\n     return g(x)',
+        "     >>> f(1)\n-    1\n+    >>> g(2)",
+        " f(x)\n+# for x in f(y): g(x)\n g(x)",
+        "-\n f(x)\n+\n",
+    ],
+)
+def test_what_does_nothing_and_what_stands_around_is_no_fact(text: str) -> None:
+    one = change(text)
+    assert one.before.counts == one.after.counts == {}
+
+
 def test_every_signal_is_tried_here() -> None:
     assert set(CASES) == set(SYNTAX_SIGNALS)
     assert {f"syntax {name}" for name in SYNTAX_SIGNALS} <= set(load_rules().priors)

@@ -1,0 +1,118 @@
+"""Plain functions on all cores: what computes in Python, of which threads run one at a time.
+
+Here belong the processes, handing work to them, and their end. A process reads calls from its standard input until that
+ends, so that it outlives neither `close` nor a kill of whoever started it; it is started by the first call that finds
+all others busy. What is computed does not belong here.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CLOSE_S = 5  # a process whose input has ended and that is still at work after so long is killed
+
+
+class CoreLost(Exception):
+    """A process ended in the midst of a call, as one does that is killed for memory."""
+
+
+class Cores:
+    """Processes that compute for this one. Threads may share it."""
+
+    def __init__(self, most: int | None = None) -> None:
+        """Say how many at most; as many as there are cores if nothing is said."""
+        self._most = most or len(os.sched_getaffinity(0))
+        self._idle: queue.LifoQueue[subprocess.Popen[bytes]] = queue.LifoQueue()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function of a module in one of the processes, when one is free.
+
+        Args:
+            function: found by its name, not sent; it and all that it is given and answers must be picklable.
+            *args: what it is given.
+            **kwargs: what it is given by name.
+
+        Raises:
+            CoreLost: the process ended, by itself or by `close`.
+            Exception: whatever the function raises.
+        """
+        process = self._take()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _send(process.stdin, (function, args, kwargs))
+            answer, error = pickle.load(process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError) as fault:
+            raise CoreLost(f"a process that computes ended with {process.poll()}: run it again") from fault
+        finally:
+            self._idle.put(process)
+        if error is not None:
+            raise error
+        return answer  # type: ignore[no-any-return]  # what was pickled is what the function answered
+
+    def close(self) -> None:
+        """End them all; a call under way raises `CoreLost`."""
+        with self._lock:
+            self._closed = True
+            started, self._started = self._started, []
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait(CLOSE_S)
+
+    def _take(self) -> subprocess.Popen[bytes]:
+        """One that is free, or a new one while there are fewer than may be."""
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            with self._lock:
+                if self._closed:
+                    raise CoreLost("closed") from None
+                if len(self._started) < self._most:
+                    self._started.append(_start())
+                    return self._started[-1]
+        return self._idle.get()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """A process, in a session of its own: Ctrl-C is its parent's matter."""
+    command = [sys.executable, "-P", "-m", __name__]  # nothing is imported from where it is started
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+
+
+def _send(stream: IO[bytes], content: object) -> None:
+    stream.write(pickle.dumps(content, pickle.HIGHEST_PROTOCOL))
+    stream.flush()
+
+
+def _serve() -> None:
+    """Compute what standard input asks for until it ends."""
+    calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a function prints is no answer
+    while True:
+        try:
+            function, args, kwargs = pickle.load(calls)
+        except EOFError:
+            return
+        try:
+            answer: tuple[object, Exception | None] = (function(*args, **kwargs), None)
+        except Exception as error:  # it is raised where it was asked for
+            answer = (None, error)
+        _send(answers, answer)
+
+
+if __name__ == "__main__":
+    _serve()
