@@ -15,11 +15,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from formulamine.build import wheels
 from formulamine.build.cache import key_of, remove
+from formulamine.build.compiler_cache import CompilerCache, compiles
 from formulamine.build.declarations import BuildSystem, build_system, parse_pyproject
 from formulamine.build.failures import last_line
 from formulamine.build.pair import Digests, Pair, Seen, Side
@@ -27,6 +29,7 @@ from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.build.room import Room
 from formulamine.build.wheels import HOOKS
+from formulamine.services.archives import BadArchive
 from formulamine.services.git import Git
 from formulamine.services.git_process import CommandFailed
 from formulamine.services.resolver import InstallFailed, Interpreter, Resolver
@@ -66,6 +69,7 @@ class Backend(ABC):
         self._git = git
         self._resolver = resolver
         self._settings = settings
+        self._disk = disk
         self._room = Room(cache, disk, cancelled)
 
     def pair(self, recipe: Recipe, url: str, sandbox: Callable[[], Sandbox], pr_id: str) -> Pair:
@@ -152,13 +156,12 @@ class Backend(ABC):
         Raises:
             BuildFailed: the backend failed, or ran out of time or memory.
         """
-        result = sandbox.run(
-            self._hook(
-                hook, system, tree, package_root, build_environment, series,
-                environment_variables, config_settings, packages,
-            )
+        image = self._image(build_environment, series, packages)
+        command = self._hook(
+            hook, system, tree, package_root, build_environment, series,
+            environment_variables, config_settings, image, sandbox,
         )  # fmt: skip
-        return wheels.answer(hook, system, result)
+        return wheels.answer(hook, system, sandbox.run(replace(command, hidden=wheels.ASKED_FOR)))
 
     def _hook(
         self,
@@ -170,12 +173,13 @@ class Backend(ABC):
         series: str,
         environment_variables: dict[str, str],
         config_settings: Mapping[str, str] | None,
-        packages: Sequence[str],
+        image: str,
+        sandbox: Sandbox,
     ) -> Command:
         """The command that calls a hook."""
         output = tree.parent / "wheels"
         output.mkdir(exist_ok=True)
-        seen = self._seen(tree=tree, wheels=output, hooks=HOOKS, environment=build_environment)
+        seen = self._seen(sandbox, tree=tree, wheels=output, hooks=HOOKS, environment=build_environment)
         python = f"{seen[build_environment]}/bin"
         settings = json.dumps(dict(config_settings or {}))
         return Command(
@@ -186,7 +190,7 @@ class Backend(ABC):
             readable=(*self._needed(series, build_environment), HOOKS),
             scratch=(tree, output),
             inside=seen,
-            image=self._image(build_environment, series, packages),
+            image=image,
             environment={
                 **environment_variables,
                 "PATH": f"{python}:/usr/local/bin:/usr/bin:/bin",
@@ -259,11 +263,23 @@ class Backend(ABC):
             copy = self.checkout(recipe.repo, url, commit, folder / "build")
             system = self.build_system(recipe.repo, url, commit, recipe.package_root)
             build_environment = self.build_environment(recipe.build_pins, series, sandbox, packages)
+            where, compilers = sandbox(), self._compilers
+            is_cached = self._caches_compilers(recipe, url, commit, where)
+            image = self._image(build_environment, series, packages, ccache=is_cached)
             hook = self._hook(
                 "build_wheel", system, copy, recipe.package_root, build_environment, series,
-                recipe.environment_variables, recipe.config_settings, packages,
+                recipe.environment_variables, recipe.config_settings, image, where,
             )  # fmt: skip
-            self._build(hook, system, folder / "site", side.environment, series, sandbox())
+            kept, lent, is_base = self._compiled(recipe), folder / "compilers", commit == recipe.base_sha
+            if is_cached:
+                compilers.lend(kept, lent)
+                seen = self._seen(where, compilers=lent)[lent]
+                hook = compilers.given(hook, lent, seen, hook.inside[copy], is_kept=is_base)
+            self._build(hook, system, folder / "site", side.environment, series, where)
+            if is_cached:
+                if is_base:
+                    compilers.keep(kept, lent)
+                remove(lent)
             remove(copy)
             remove(folder / "wheels")  # whatever was left there: a setuid program of the user who runs this
             self.checkout(recipe.repo, url, commit, folder / "tree", tagged=False)
@@ -279,19 +295,38 @@ class Backend(ABC):
         and what came out is looked at from outside.
         """
         site.mkdir()
-        uv, (_, made) = self._resolver.uv, hook.scratch
-        seen = {**self._seen(site=site, uv=uv, environment=environment), **hook.inside}
+        uv, made = self._resolver.uv, hook.scratch[1]
+        seen = {**self._seen(sandbox, site=site, uv=uv, environment=environment), **hook.inside}
         arguments = [seen[uv], seen[made], seen[site], f"{seen[environment]}/bin/python"]
-        result = sandbox.run(
-            replace(
-                hook,
-                argv=["/bin/sh", "-c", wheels.BUILD_AND_INSTALL, "sh", *arguments, *hook.argv],
-                readable=(*hook.readable, *self._needed(series, environment), uv),
-                writable=(site,),
-                inside=seen,
-            )
+        command = replace(
+            hook,
+            argv=["/bin/sh", "-c", wheels.BUILD_AND_INSTALL, "sh", *arguments, *hook.argv],
+            readable=(*hook.readable, *self._needed(series, environment), uv),
+            writable=(*hook.writable, site),
+            inside=seen,
         )
+        try:
+            result = sandbox.run(command)
+        except BadArchive as error:
+            raise BuildFailed(ImageReason.BUILD_FAILED, f"what was built cannot be taken: {error}") from error
         wheels.raise_unless_installed(system, result)
+
+    @cached_property
+    def _compilers(self) -> CompilerCache:
+        return CompilerCache(self._cache, self._room, self._disk.compiler_cache_mb, self._cancelled)
+
+    def _compiled(self, recipe: Recipe) -> Path:
+        """Where a repository keeps what its compilers made."""
+        return self._compilers.folder(recipe.repo, self.identity(recipe.python_version), recipe.system_packages)
+
+    def _caches_compilers(self, recipe: Recipe, url: str, commit: str, sandbox: Sandbox) -> bool:
+        """Whether a commit is built with a compiler cache: where that is isolated, so that all see the same places."""
+        if not (self._compilers.is_on and sandbox.isolated):
+            return False
+        entries = self._git.list_tree(self._git.open(recipe.repo, url), commit)
+        if not compiles(entry.path for entry in entries):
+            return False
+        return self._has_ccache(recipe.python_version, recipe.system_packages)
 
     def build_system(self, repo: str, url: str, commit: str, package_root: str) -> BuildSystem:
         """The build system that a commit declares; read from git, where a symlink leads nowhere."""
@@ -390,7 +425,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def _seen(self, **places: Path) -> dict[Path, str]:
+    def _seen(self, sandbox: Sandbox, **places: Path) -> dict[Path, str]:
         """Where a command sees host paths, each named by its part in a build."""
 
     @abstractmethod
@@ -398,8 +433,12 @@ class Backend(ABC):
         """Host paths that a command must be given to run an environment."""
 
     @abstractmethod
-    def _image(self, environment: Path, series: str, packages: Sequence[str]) -> str:
-        """The image in which a build environment's commands run; empty where there are none."""
+    def _image(self, environment: Path, series: str, packages: Sequence[str], *, ccache: bool = False) -> str:
+        """The image in which a build environment's commands run, with ccache or not; empty where there are none."""
+
+    @abstractmethod
+    def _has_ccache(self, series: str, packages: Sequence[str]) -> bool:
+        """Whether a build can run ccache, installed for that where the backend installs packages."""
 
     @abstractmethod
     def _finished(self, pair: Pair, pr_id: str) -> Pair:

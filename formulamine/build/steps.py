@@ -29,13 +29,13 @@ from formulamine.services.container import Services
 from formulamine.services.store import StoreError, Tables
 from formulamine.tables import Status
 
-ENV_PAYLOADS_VERSION = "4"
-IMAGES_VERSION = "5"
+ENV_PAYLOADS_VERSION = "5"
+IMAGES_VERSION = "6"
 MODULES = "formulamine.build."
 IMAGE_SOURCES = (
     "images", "cascade", "backend", "local", "docker", "pair", "failures", "recipe", "repair", "recipe_change", "facts",
-    "digests", "probe", "commits", "suite_source", "tampering", "folders", "manifest", "wheels", "backend_hooks",
-    "declarations",
+    "compiler_cache", "digests", "probe", "commits", "suite_source", "tampering", "folders", "manifest", "wheels",
+    "backend_hooks", "declarations",
 )  # fmt: skip
 
 _log = logging.getLogger(__name__)

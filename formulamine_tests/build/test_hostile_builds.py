@@ -294,7 +294,7 @@ attempt("move its folder", lambda: os.rename(os.getcwd(), os.path.dirname(os.get
 attempt("replace the wheels", lambda: os.rename("../wheels", "../other"))
 write(HOME + "/evil")
 attempt("the package's folder", lambda: write("../site"))
-write("../.x.ready")
+attempt("a marker beside its tree", lambda: write("../.x.ready"))
 """
     _, found = tried(bench, hook)
     refused(found)

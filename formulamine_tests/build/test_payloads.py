@@ -4,6 +4,7 @@ from typing import cast
 
 import pytest
 
+from formulamine.build import wheels
 from formulamine.build.payloads import PayloadReason
 from formulamine.items import Done, Failed
 from formulamine.settings import BuildSettings, ResolveSettings
@@ -72,6 +73,16 @@ def test_what_a_backend_needs_to_build_is_pinned_apart(bench: Workbench, index: 
     found = resolved(bench, project(build_requires=["tool"], hook=hook))
     assert found.build_pins == ["more==3.0", "tool==1.0"]
     assert found.pins == []
+
+
+@pytest.mark.bubblewrap
+def test_what_a_machine_happens_to_have_does_not_decide_build_pins(
+    jail: Workbench, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("tool", "1.0", day(1))
+    hook = "import shutil\ndef get_requires_for_build_wheel(s=None): return [] if shutil.which('git') else ['tool']\n"
+    monkeypatch.setattr(wheels, "ASKED_FOR", (Path("/usr/bin/git"), Path("/usr/bin/there-is-none")))
+    assert resolved(jail, project(hook=hook)).build_pins == ["tool==1.0"]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
