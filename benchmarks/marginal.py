@@ -110,7 +110,7 @@ def rows_of(services: Services, which: str, repo: str) -> list[dict[str, Any]]:
 
 def names_in(services: Services) -> set[str]:
     """Names of all images that the engine has."""
-    return {name for image in services.engine.client.images.list() for name in image.tags}
+    return {name for image in services.engine.client.api.images() for name in image["RepoTags"] or ()}
 
 
 def compare(services: Services, inputs: list[PayloadInput], count: int, bounded: bool) -> None:

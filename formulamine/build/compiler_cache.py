@@ -2,8 +2,9 @@
 
 One folder a repository, interpreter and system, below the cache of a home, as big as FORMULAMINE_COMPILER_CACHE_MB says
 and among what goes when there is too little room. No build works on it: each is given a copy. What the build of a base
-side adds to its copy is kept, what a head side adds is thrown away, so that no code of a pull request that is under
-test puts an object into what ships. No recipe names it and no fingerprint holds it: with it a build is the same.
+side adds to its copy is kept. What a head side adds waits in a folder of its own, which no build is given, until that
+commit is the base of another pull request, as merged history is: so no code of a pull request that is under test puts
+an object into what ships. No recipe names the cache and no fingerprint holds it: with it a build is the same.
 
 The build of a base side is foreign code as well, and free to write a false object under the key of honest sources; that
 object would then be linked into later builds of the same repository. Its reach is what bounds it: that code is history
@@ -19,16 +20,17 @@ no call of a C or C++ compiler is done anew: Cython's translation, linking, conf
 
 from __future__ import annotations
 
-import logging
+import filecmp
 import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from formulamine.build.cache import discard, key_of, marker_of, open_up, size_of, used
+from formulamine.build.cache import discard, key_of, marker_of, open_up, ready, size_of, used
 from formulamine.build.folders import entries_of
 from formulamine.build.room import MB, Room
 from formulamine.services.sandbox import Command
@@ -38,9 +40,7 @@ SHIMS = Path("/usr/lib/ccache")
 """Where Debian's ccache stands in for each compiler, by its name."""
 # Sources that a C or C++ compiler sees, or what Cython makes of them. A hint: it decides who is offered a cache.
 COMPILED = frozenset({".c", ".cc", ".cpp", ".cxx", ".pyx"})
-_KEPT = re.compile(r"[0-9a-f](/[0-9a-f])*/(stats|[0-9a-z]+[RM])")  # counters, results, manifests
-
-_log = logging.getLogger(__name__)
+_KEPT = re.compile(r"[0-9a-f](/[0-9a-f])*/[0-9a-z]+[RM]")  # results and manifests
 
 
 def compiles(paths: Iterable[str]) -> bool:
@@ -62,39 +62,66 @@ class CompilerCache:
         """Whether anything is kept."""
         return self._limit_mb > 0
 
-    def folder(self, repo: str, identity: str, packages: Iterable[str]) -> Path:
-        """Where a repository's objects are kept, made with one interpreter on one system."""
-        return self._root / "compilers" / key_of("compilers", repo, identity, list(packages))
+    def folder(self, repo: str, identity: str, packages: Iterable[str], commit: str = "") -> Path:
+        """Where a repository's objects are kept, made with one interpreter on one system; or those of a head side."""
+        return self._root / "compilers" / key_of("compilers", repo, identity, list(packages), commit)
 
     def lend(self, folder: Path, copy: Path) -> None:
         """Make a copy for one build, empty where nothing is kept yet."""
         copy.mkdir()
-        self._room.uses.hold(folder)
-        try:
-            with waiting(_lock_of(folder), self._cancelled):
-                if used(folder):
-                    _take(folder, copy)
-        finally:
-            self._room.uses.let_go(folder)
+        with self._alone(folder):
+            if used(folder):
+                for name, one in _entries(folder).items():
+                    _copy(one, copy / name)
 
-    def keep(self, folder: Path, copy: Path) -> None:
-        """Keep what a base side's build left in its copy, in place of what was kept before."""
+    def keep(self, folder: Path, copy: Path, known: Path | None = None) -> None:
+        """Keep what a build left in its copy beside what is kept already; the latest used of that, up to the limit.
+
+        Args:
+            folder: where it is kept.
+            copy: the build's own.
+            known: a folder whose files need not be kept again.
+        """
         open_up(copy)
-        size = sum(entry.size for entry in entries_of(copy))
-        if size > 2 * self._limit_mb * MB:  # ccache goes over its limit for a moment, and not so far
-            _log.warning("what a build left in its compiler cache is not kept: %d MB", size // MB)
+        new = _entries(copy)
+        if known is not None:
+            new = {name: one for name, one in new.items() if not _same(one.path, known / name)}
+        with self._alone(folder):
+            found = {**(_entries(folder) if used(folder) else {}), **new}
+            room = self._limit_mb * MB
+            for name in sorted(found, key=lambda name: found[name].used_at, reverse=True):
+                room -= found[name].bytes
+                if room < 0:
+                    del found[name]
+            marker_of(folder).unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, one in _entries(folder).items():
+                if name not in found:
+                    one.path.unlink()
+            for name in new.keys() & found.keys():
+                _copy(new[name], folder / name)
+            write_atomically(marker_of(folder), str(size_of(folder)).encode())
+
+    def merge(self, folder: Path, waiting_one: Path) -> None:
+        """Keep what a head side left, now that its commit is a base side; nothing where there is nothing."""
+        if not ready(waiting_one):
             return
+        with self._alone(waiting_one):
+            if ready(waiting_one):
+                self.keep(folder, waiting_one)
+                discard(waiting_one)
+
+    @contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        """Nobody else reads or writes a folder meanwhile, or removes it."""
         self._room.uses.hold(folder)
         try:
-            with waiting(_lock_of(folder), self._cancelled):
-                discard(folder)
-                folder.mkdir(parents=True)
-                _take(copy, folder)
-                write_atomically(marker_of(folder), str(size_of(folder)).encode())
+            with waiting(folder.parent / f".{folder.name}.lock", self._cancelled):
+                yield
         finally:
             self._room.uses.let_go(folder)
 
-    def given(self, build: Command, copy: Path, seen: str, tree: str, *, is_kept: bool) -> Command:
+    def given(self, build: Command, copy: Path, seen: str, tree: str) -> Command:
         """A build's command with ccache in front of the compilers that it finds on its path.
 
         Args:
@@ -102,7 +129,6 @@ class CompilerCache:
             copy: of the cache, the build's own.
             seen: where the build sees that.
             tree: where it sees its sources.
-            is_kept: whether what it adds is kept.
         """
         first, _, others = build.environment["PATH"].partition(":")
         variables = {
@@ -110,29 +136,41 @@ class CompilerCache:
             "CCACHE_DIR": seen,
             "CCACHE_CONFIGPATH": "/dev/null",  # what a cache holds does not configure who reads it
             "CCACHE_TEMPDIR": "/tmp/ccache",
-            "CCACHE_MAXSIZE": f"{self._limit_mb}M",
+            "CCACHE_MAXSIZE": f"{2 * self._limit_mb}M",  # `keep` has the last word
             "CCACHE_BASEDIR": tree,
             "CCACHE_COMPILERCHECK": "content",
-            **({} if is_kept else {"CCACHE_READONLY": "1"}),
         }
         return replace(
             build,
             environment={**build.environment, **variables},
             inside={**build.inside, copy: seen},
-            writable=(*build.writable, copy) if is_kept else build.writable,
-            scratch=build.scratch if is_kept else (*build.scratch, copy),
+            writable=(*build.writable, copy),
         )
 
 
-def _take(source: Path, destination: Path) -> None:
-    """Copy what ccache makes, and nothing else that a build may have put beside it."""
-    for entry in entries_of(source):
+@dataclass(frozen=True)
+class _Entry:
+    """A file that ccache made."""
+
+    path: Path
+    bytes: int
+    used_at: float
+
+
+def _entries(folder: Path) -> dict[str, _Entry]:
+    """What ccache made, by its name in a folder, and nothing else that a build may have put beside it."""
+    found = {}
+    for entry in entries_of(folder):
         if entry.is_file and entry.mode & 0o400 and _KEPT.fullmatch(entry.relative):
-            to = destination / entry.relative
-            to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(entry.path, to, follow_symlinks=False)
-            os.utime(to, ns=(entry.path.stat().st_atime_ns, entry.path.stat().st_mtime_ns))  # its order of use
+            found[entry.relative] = _Entry(entry.path, entry.size, entry.path.lstat().st_mtime)
+    return found
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.lock"
+def _copy(one: _Entry, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(one.path, to, follow_symlinks=False)
+    os.utime(to, (one.used_at, one.used_at))  # when ccache used it last
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)

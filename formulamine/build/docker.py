@@ -77,7 +77,10 @@ exec "$uv" pip install --quiet --no-deps --no-progress --link-mode copy --python
 # Installs Debian packages, as root: they are Debian's own programs, and no code of a mined repository runs beside them.
 INSTALL_PACKAGES = """
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq && apt-get install -y -qq --no-install-recommends -- "$@" && rm -rf /var/lib/apt/lists/*
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends -- "$@"
+apt-get clean
+rm -rf /var/lib/apt/lists/*
 """
 INSTALL_S = 900
 CCACHE = "-ccache"
@@ -102,8 +105,9 @@ class DockerBackend(Backend):
         docker: DockerSettings,
         engine: Engine,
         cancelled: threading.Event,
+        builds_at_once: int = 2,
     ) -> None:
-        super().__init__(cache, git, resolver, settings, disk, cancelled)
+        super().__init__(cache, git, resolver, settings, disk, cancelled, builds_at_once)
         self._docker = docker
         self._engine = engine
         self._sandbox = DockerSandbox(engine, docker.docker_network, cancelled)

@@ -117,7 +117,7 @@ class Images:
         if not records:
             return
         with _asked():
-            there = {name for image in self._engine.client.images.list() for name in image.tags}
+            there = {name for image in self._engine.client.api.images() for name in image["RepoTags"] or ()}
         for path, known in records:
             if known.id and known.name in there and not known.former:
                 continue

@@ -1,7 +1,6 @@
 """What compilers made, kept for the next build: who hits, who may write, and what a spoiled cache does."""
 
 import os
-import subprocess
 import textwrap
 import threading
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pytest
 from formulamine.build import compiler_cache
 from formulamine.build.cache import ready
 from formulamine.build.compiler_cache import SHIMS, CompilerCache, compiles
-from formulamine.build.pair import Pair
+from formulamine.build.pair import Pair, Side
 from formulamine.build.room import Room
 from formulamine.settings import DiskSettings
 from formulamine_tests.build.workbench import Files, Workbench, project
@@ -33,6 +32,9 @@ def build_wheel(output, settings=None, metadata=None, real=build_wheel):
     include = sysconfig.get_paths()["include"]
     subprocess.run(["gcc", "-g", "-O1", "-fPIC", "-I", include, "-c", "speed.c", "-o", "speed.o"], check=True)
     subprocess.run(["gcc", "-shared", "speed.o", "-o", "src/toy/speed.so"], check=True)
+    if "CCACHE_DIR" in os.environ:
+        with open("src/toy/statistics.txt", "w") as told:
+            subprocess.run(["ccache", "--print-stats"], stdout=told, check=True)
     {more}
     return real(output)
 """
@@ -57,35 +59,25 @@ def built(bench: Workbench, base: str, head: str) -> Pair:
     return bench.backend.pair(item.recipe(), item.url, bench.sandbox, item.pr_id)
 
 
-def kept_of(bench: Workbench) -> Path:
-    """The one folder of compiled objects in a home."""
-    (found,) = (one for one in (bench.home / "cache" / "compilers").iterdir() if one.is_dir())
-    assert ready(found)
+def kept_of(bench: Workbench, pair: Pair) -> Path:
+    """Where the compiled objects of a pair's repository are kept."""
+    folder = bench.backend._compiled(pair.recipe)
+    assert ready(folder)
+    return folder
+
+
+def hits(side: Side) -> int:
+    """What ccache counted as found while a side was built, each build in a copy without counters."""
+    told = (side.site / "toy" / "statistics.txt").read_text().splitlines()
+    numbers = {name: int(value) for name, value in (line.split("\t") for line in told)}
+    found = numbers["direct_cache_hit"] + numbers["preprocessed_cache_hit"]
+    assert found + numbers["cache_miss"] == 1
     return found
 
 
-def counted(folder: Path) -> dict[str, int]:
-    """The statistics of ccache, its own statistics of a folder."""
-    told = subprocess.run(
-        ["ccache", "--print-stats"],
-        env={"PATH": os.environ["PATH"], "CCACHE_DIR": str(folder), "CCACHE_CONFIGPATH": "/dev/null"},
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    return {name: int(value) for name, value in (line.split("\t") for line in told.splitlines())}
-
-
-def hits(folder: Path) -> int:
-    numbers = counted(folder)
-    return numbers["direct_cache_hit"] + numbers["preprocessed_cache_hit"]
-
-
 def objects(folder: Path) -> dict[str, bytes]:
-    """Results and manifests, without counters."""
-    return {
-        str(one.relative_to(folder)): one.read_bytes()
-        for one in folder.rglob("*")
-        if one.is_file() and one.name != "stats"
-    }
+    """Contents of everything below a folder."""
+    return {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
 
 
 def text_in(pair: Pair) -> tuple[bool, bool]:
@@ -103,43 +95,50 @@ def spoil_contents(folder: Path) -> None:
 def put_a_link_and_a_configuration(folder: Path) -> None:
     (folder / "ccache.conf").write_text("compiler = /bin/false\nprefix_command = /bin/false\n")
     (folder / "0").mkdir(exist_ok=True)
-    (folder / "0" / "stats").unlink(missing_ok=True)
-    (folder / "0" / "stats").symlink_to("/etc/passwd")
+    (folder / "0" / f"{'a' * 30}R").symlink_to("/etc/passwd")
 
 
 @needs_ccache
 @pytest.mark.bubblewrap
 def test_the_second_build_of_the_same_source_hits_and_gives_the_same_bytes(jail: Workbench) -> None:
-    start, other, more = repository(jail, compiled(), {"other.txt": "another commit"}, {"more.txt": "and one more"})
-    first = built(jail, start, more)
-    kept = kept_of(jail)
-    assert (hits(kept), counted(kept)["cache_miss"]) == (0, 1)
-    second = built(jail, other, more)
-    assert hits(kept) == 1
-    one, two = ((pair.base.site / "toy" / "speed.so").read_bytes() for pair in (first, second))
+    pair = built(jail, *repository(jail, compiled(), {"other.txt": "another commit"}))
+    assert (hits(pair.base), hits(pair.head)) == (0, 1)
+    one, two = ((side.site / "toy" / "speed.so").read_bytes() for side in (pair.base, pair.head))
     assert one == two, "debug information names one place, wherever it was compiled"
 
 
 @needs_ccache
 @pytest.mark.bubblewrap
-def test_what_a_head_side_compiles_is_not_kept(jail: Workbench) -> None:
+def test_what_a_head_side_compiles_is_kept_only_once_it_is_a_base(jail: Workbench) -> None:
     evil = """
-    for parent, _, names in os.walk(os.environ["CCACHE_DIR"]):
+    place = os.environ["CCACHE_DIR"]
+    for parent, _, names in os.walk(place):
         for name in names:
-            with open(os.path.join(parent, name), "wb") as file:
+            with open(os.path.join(parent, name), "ab") as file:
                 file.write(b"of head")
-    with open(os.path.join(os.environ["CCACHE_DIR"], "0", "abcdefR"), "wb") as file:
-        file.write(b"of head")
     """
-    head = compiled("two", f"os.makedirs(os.environ['CCACHE_DIR'] + '/0', exist_ok=True)\n{textwrap.dedent(evil)}")
-    start, same, changed = repository(jail, compiled(), {"other.txt": "the same source"}, head)
-    built(jail, start, same)
-    before = objects(kept_of(jail))
-    assert before
+    changes = compiled("two", evil), {"other.txt": "1"}, {"other.txt": "2"}
+    start, changed, merged, later = repository(jail, compiled(), *changes)
     pair = built(jail, start, changed)
+    kept = kept_of(jail, pair)
+    before = objects(kept)
     assert text_in(pair) == (True, True)
-    assert not any(b"of head" in content for content in objects(kept_of(jail)).values())
-    assert before.keys() == objects(kept_of(jail)).keys(), "head's own source left nothing"
+    assert before
+    assert not any(b"of head" in content for content in before.values())
+    assert hits(built(jail, start, merged).head) == 0, "another pull request finds nothing of it"
+    assert objects(kept) == before
+    built(jail, changed, later)
+    assert any(b"of head" in content for content in objects(kept).values()), "history by now, and no pull request's"
+
+
+@needs_ccache
+@pytest.mark.bubblewrap
+def test_what_a_merged_head_compiled_is_found_by_the_next(jail: Workbench) -> None:
+    start, changed, later = repository(jail, compiled(), {"speed.c": SOURCE % "two"}, {"other.txt": "1"})
+    assert hits(built(jail, start, changed).head) == 0
+    pair = built(jail, changed, later)
+    assert hits(pair.head) == 1
+    assert b"two\0" in (pair.head.site / "toy" / "speed.so").read_bytes()
 
 
 @needs_ccache
@@ -147,11 +146,8 @@ def test_what_a_head_side_compiles_is_not_kept(jail: Workbench) -> None:
 @pytest.mark.parametrize("spoil", [spoil_contents, put_a_link_and_a_configuration])
 def test_a_spoiled_cache_breaks_no_build(jail: Workbench, spoil: Callable[[Path], None]) -> None:
     commits = repository(jail, compiled(), {"other.txt": "one"}, {"other.txt": "another"}, {"speed.c": SOURCE % "two"})
-    built(jail, commits[0], commits[1])
-    spoil(kept_of(jail))
+    spoil(kept_of(jail, built(jail, commits[0], commits[1])))
     assert text_in(built(jail, commits[2], commits[3])) == (True, True)
-    assert not (kept_of(jail) / "ccache.conf").exists()
-    assert not any(one.is_symlink() for one in kept_of(jail).rglob("*"))
 
 
 @needs_ccache
@@ -169,21 +165,23 @@ def test_what_a_base_side_puts_beside_the_objects_is_not_taken_on(jail: Workbenc
     os.makedirs(place + "/locked/in")
     os.chmod(place + "/locked", 0)
     """
-    built(jail, *repository(jail, compiled(more=more), {"other.txt": "one"}))
-    names = {Path(name).name for name in objects(kept_of(jail))}
+    pair = built(jail, *repository(jail, compiled(more=more), {"other.txt": "one"}))
+    names = {Path(name).name for name in objects(kept_of(jail, pair))}
     assert names
     assert all(len(name) > 20 for name in names), names
 
 
-@needs_ccache
-@pytest.mark.bubblewrap
-def test_more_than_the_limit_is_not_kept(jail: Workbench, caplog: pytest.LogCaptureFixture) -> None:
-    jail.backend._disk = DiskSettings(compiler_cache_mb=1)
-    much = compiled(more="open(os.environ['CCACHE_DIR'] + '/much', 'wb').write(bytes(3 << 20))")
-    pair = built(jail, *repository(jail, much, {"other.txt": "one"}))
-    assert (pair.base.site / "toy" / "speed.so").exists()
-    assert not list((jail.home / "cache" / "compilers").glob("[!.]*"))
-    assert "not kept: 3 MB" in caplog.text
+def test_beyond_the_limit_what_was_used_last_is_kept(tmp_path: Path) -> None:
+    cancelled = threading.Event()
+    cache = CompilerCache(tmp_path, Room(tmp_path, DiskSettings(), cancelled), 1, cancelled)
+    folder, copy = cache.folder("acme/toy", "3.11", []), tmp_path / "copy"
+    for turn, letter in enumerate("abc"):
+        (copy / letter).mkdir(parents=True)
+        one = copy / letter / f"{letter * 30}R"
+        one.write_bytes(bytes(400 * 1024))
+        os.utime(one, (turn, turn))
+        cache.keep(folder, copy)
+    assert sorted(name[0] for name in objects(folder)) == ["b", "c"]
 
 
 @pytest.mark.bubblewrap
