@@ -137,6 +137,7 @@ class Images:
 
     def _removed(self, known: ImageRecord) -> bool:
         """Remove an image by its names; whether it has none left."""
+        self._engine.settle()
         if self._engine.find(known.name) is None:
             return True
         tags = set(self._engine.inspect(known.name)["RepoTags"])

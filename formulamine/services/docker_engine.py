@@ -148,7 +148,7 @@ class Engine:
             self.client.api.remove_container(container, v=True, force=True)
 
     def remove_later(self, container: str) -> None:
-        """Remove a container that has ended, while its maker goes on; `close` waits for it."""
+        """Remove a container that has ended, while its maker goes on; `settle` and `close` wait for it."""
         self._removals.submit(self._removed, container)
 
     def _removed(self, container: str) -> None:
@@ -157,8 +157,12 @@ class Engine:
         except EngineError as error:
             _log.warning("a container was left in the engine, and the next run removes it: %s", error)
 
+    def settle(self) -> None:
+        """Wait for what is being removed by now: until then its image is in use."""
+        self._removals.submit(int).result()  # one after the other, so all before it are done
+
     def close(self) -> None:
-        """Wait for what is being removed."""
+        """Wait for what is being removed, for good."""
         self._removals.shutdown()
 
     def put(self, container: str, folder: str, content: Iterable[tuple[str, Path]], user: int = UNPRIVILEGED) -> None:
