@@ -7,7 +7,10 @@ and builds them one after the other on the docker backend, from an empty FORMULA
 again the way SWE-bench-style harnesses do: an image of its own from the same base image, with a virtual environment,
 the same pins (given) and the package's head, and no cache. Prints seconds and bytes of each, and of every one after the
 first its share of the first's seconds and of its own from-scratch image's bytes. Exits 1 where the median share of a
-pure Python repository is above 15% of the seconds or 5% of the bytes. The images are removed at the end.
+pure Python repository is above 15% of the seconds or 5% of the bytes; of one that compiles (--compiled) 40% of the
+seconds is the aim, printed and not held. The first one begins with nothing but the repository's mirror: no environment,
+wheel, layer of its pins or compiled object; what builds, an image without any of these, may stand in the engine from
+other homes. The images that were made are removed at the end.
 
 FORMULAMINE_BASE_IMAGE, FORMULAMINE_DOCKER_NETWORK and FORMULAMINE_MAX_PYTHON choose the base image, as for a month.
 """
@@ -15,6 +18,7 @@ FORMULAMINE_BASE_IMAGE, FORMULAMINE_DOCKER_NETWORK and FORMULAMINE_MAX_PYTHON ch
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -28,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from docker.errors import ImageNotFound
 from yields import image_input, payload_inputs, run
 
 from formulamine.build import docker
@@ -41,6 +46,7 @@ from formulamine.settings import Settings
 from formulamine.tables import Status
 
 SECONDS_SHARE, BYTES_SHARE = 0.15, 0.05  # bounds of the issue, for pure Python
+COMPILED_SHARE = 0.40  # its aim for seconds where a compiler cache helps
 DOCKERFILE = """
 FROM {base}
 COPY uv /usr/local/bin/uv
@@ -110,7 +116,14 @@ def rows_of(services: Services, which: str, repo: str) -> list[dict[str, Any]]:
 
 def names_in(services: Services) -> set[str]:
     """Names of all images that the engine has."""
-    return {name for image in services.engine.client.images.list() for name in image.tags}
+    return {name for image in services.engine.client.api.images() for name in image["RepoTags"] or ()}
+
+
+def images_in(services: Services) -> list[Any]:
+    """All images that the engine has; listed again where somebody else removes one meanwhile."""
+    while True:
+        with contextlib.suppress(ImageNotFound):
+            return list(services.engine.client.images.list())
 
 
 def compare(services: Services, inputs: list[PayloadInput], count: int, bounded: bool) -> None:
@@ -139,7 +152,8 @@ def compare(services: Services, inputs: list[PayloadInput], count: int, bounded:
     building = statistics.median(cost.building / first.building for cost in later)
     share = statistics.median(cost.bytes / theirs[cost.name].bytes for cost in later)
     scratch = statistics.median(cost.building / theirs[cost.name].building for cost in later)
-    print(f"each after the first: {seconds:.0%} of the first one's seconds (bound {SECONDS_SHARE:.0%}; built alone")
+    told_of = f"bound {SECONDS_SHARE:.0%}" if bounded else f"aim {COMPILED_SHARE:.0%}"
+    print(f"each after the first: {seconds:.0%} of the first one's seconds ({told_of}; built alone")
     print(f"{building:.0%}), {share:.1%} of the bytes of an image from scratch (bound {BYTES_SHARE:.0%}), and built in")
     print(f"{scratch:.0%} of its seconds, both sides and their verification included")
     sys.exit(1 if bounded and (seconds > SECONDS_SHARE or share > BYTES_SHARE) else 0)
@@ -158,14 +172,14 @@ def built(
     item = image_input(asked, entry)
     if not backend_of(services, "docker").offers(item.python_version):
         return None
-    before = layer_sizes(services.engine.client.images.list())
+    before = layer_sizes(images_in(services))
     started = time.monotonic()
     [entry] = run(services, images, [item])
     ended = time.monotonic()
     if entry.record is None:
         print(f"{item.pr_id}: {entry.reason}: {entry.detail}", file=sys.stderr)
         return None
-    after = layer_sizes(services.engine.client.images.list())
+    after = layer_sizes(images_in(services))
     size = sum(after.values()) - sum(before.values())
     return Cost(item.pr_id, resolved - began, ended - started, size), item
 

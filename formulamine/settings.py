@@ -97,6 +97,9 @@ class DiskSettings(_Group):
         ge=0,
         description="megabytes of environments, trees, suites and images kept, least recently used go first; 0: any",
     )
+    compiler_cache_mb: int = Field(
+        512, ge=0, description="of that, compiled objects of each repository (ccache), for its next build; 0: none"
+    )
 
 
 class MeasureSettings(_Group):

@@ -1,6 +1,6 @@
 """Carrying out a recipe: environments, built trees and suites as folders of a cache.
 
-Here belongs what every backend does, in which order. What one does in its own way is at the end of `Backend` and in
+Here belongs what every backend does, in which order. What one does in its own way is named in `ways.py`, and done in
 `local.py` and `docker.py`. What a recipe says is decided in `payloads.py`; whether what was built is what it claims to
 be is asked in `facts.py`.
 """
@@ -12,25 +12,30 @@ import json
 import os
 import shutil
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from formulamine.build import wheels
-from formulamine.build.cache import key_of, remove
+from formulamine.build.cache import key_of, ready, remove
+from formulamine.build.compiler_cache import CompilerCache, compiles
 from formulamine.build.declarations import BuildSystem, build_system, parse_pyproject
 from formulamine.build.failures import last_line
-from formulamine.build.pair import Digests, Pair, Seen, Side
+from formulamine.build.pair import Pair, Seen, Side
 from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.build.room import Room
+from formulamine.build.ways import Ways
 from formulamine.build.wheels import HOOKS
+from formulamine.items import Cancelled
+from formulamine.services.archives import BadArchive
 from formulamine.services.git import Git
 from formulamine.services.git_process import CommandFailed
-from formulamine.services.resolver import InstallFailed, Interpreter, Resolver
-from formulamine.services.sandbox import DISK_FULL_MB, Command, Sandbox
+from formulamine.services.resolver import InstallFailed, Resolver
+from formulamine.services.sandbox import DISK_FULL_MB, POLL_S, Command, Sandbox
 from formulamine.settings import BuildSettings, DiskSettings
 
 # What the harness needs beside the environment under test, never from it: a project may bring another version.
@@ -45,12 +50,8 @@ WORK = "/opt/formulamine/work"
 """Where a build sees its folders, on a backend that has fixed places."""
 
 
-class Backend(ABC):
+class Backend(Ways):
     """Builds recipes into folders of a cache."""
-
-    name: Literal["local", "docker"]
-    installs_packages: bool
-    """Whether a recipe's system packages are installed where they are missing."""
 
     def __init__(
         self,
@@ -60,13 +61,16 @@ class Backend(ABC):
         settings: BuildSettings,
         disk: DiskSettings,
         cancelled: threading.Event,
+        builds_at_once: int = 2,
     ) -> None:
         self._cache = cache
         self._cancelled = cancelled
         self._git = git
         self._resolver = resolver
         self._settings = settings
+        self._disk = disk
         self._room = Room(cache, disk, cancelled)
+        self._slots = threading.BoundedSemaphore(builds_at_once)
 
     def pair(self, recipe: Recipe, url: str, sandbox: Callable[[], Sandbox], pr_id: str) -> Pair:
         """Both sides of a recipe, built where they are missing.
@@ -83,8 +87,17 @@ class Backend(ABC):
             NoSandbox: this code may not run here.
         """
         self._room.uses.let_go_of_all()  # of the item before: a thread works on one at a time
-        for commit in (recipe.base_sha, recipe.merge_sha):
-            self._make_side(recipe, url, commit, sandbox)
+        self._compilers.merge(self._compiled(recipe), self._compiled(recipe, recipe.base_sha))
+        if self._may_be_built_at_once(recipe, url, sandbox()):
+            with ThreadPoolExecutor(1, thread_name_prefix="head") as pool:
+                head = pool.submit(self._make_side, recipe, url, recipe.merge_sha, sandbox)
+                self._make_side(recipe, url, recipe.base_sha, sandbox)
+                head.result()
+                # Found made: this thread works with it from here on, before the other lets go of it.
+                self._make_side(recipe, url, recipe.merge_sha, sandbox)
+        else:
+            for commit in (recipe.base_sha, recipe.merge_sha):
+                self._make_side(recipe, url, commit, sandbox)
         self._make_suite(recipe, self._located(recipe).head.tree)
         self._make_tools(recipe.python_version, sandbox)
         return self._finished(self._located(recipe), pr_id)
@@ -152,13 +165,12 @@ class Backend(ABC):
         Raises:
             BuildFailed: the backend failed, or ran out of time or memory.
         """
-        result = sandbox.run(
-            self._hook(
-                hook, system, tree, package_root, build_environment, series,
-                environment_variables, config_settings, packages,
-            )
+        image = self._image(build_environment, series, packages)
+        command = self._hook(
+            hook, system, tree, package_root, build_environment, series,
+            environment_variables, config_settings, image, sandbox,
         )  # fmt: skip
-        return wheels.answer(hook, system, result)
+        return wheels.answer(hook, system, sandbox.run(replace(command, hidden=wheels.ASKED_FOR)))
 
     def _hook(
         self,
@@ -170,12 +182,13 @@ class Backend(ABC):
         series: str,
         environment_variables: dict[str, str],
         config_settings: Mapping[str, str] | None,
-        packages: Sequence[str],
+        image: str,
+        sandbox: Sandbox,
     ) -> Command:
         """The command that calls a hook."""
         output = tree.parent / "wheels"
         output.mkdir(exist_ok=True)
-        seen = self._seen(tree=tree, wheels=output, hooks=HOOKS, environment=build_environment)
+        seen = self._seen(sandbox, tree=tree, wheels=output, hooks=HOOKS, environment=build_environment)
         python = f"{seen[build_environment]}/bin"
         settings = json.dumps(dict(config_settings or {}))
         return Command(
@@ -186,7 +199,7 @@ class Backend(ABC):
             readable=(*self._needed(series, build_environment), HOOKS),
             scratch=(tree, output),
             inside=seen,
-            image=self._image(build_environment, series, packages),
+            image=image,
             environment={
                 **environment_variables,
                 "PATH": f"{python}:/usr/local/bin:/usr/bin:/bin",
@@ -246,6 +259,11 @@ class Backend(ABC):
             tools=tools,
         )
 
+    def _may_be_built_at_once(self, recipe: Recipe, url: str, sandbox: Sandbox) -> bool:
+        """Not where head would compile at the same time what it finds compiled after base."""
+        is_first = self._compilers.is_on and not ready(self._compiled(recipe))
+        return not (is_first and self._caches_compilers(recipe, url, recipe.base_sha, sandbox))
+
     def _make_side(self, recipe: Recipe, url: str, commit: str, sandbox: Callable[[], Sandbox]) -> None:
         series = recipe.python_version
         located = self._located(recipe)
@@ -253,17 +271,28 @@ class Backend(ABC):
         packages = recipe.system_packages
         self._require(packages)
         self.environment(side.environment.name, recipe.pins_of(commit), series, sandbox, packages)
+        is_base, kept, waits = commit == recipe.base_sha, self._compiled(recipe), self._compiled(recipe, commit)
 
         def make(folder: Path) -> None:
             # Built in a copy of its own: what a build leaves behind, or changes, is no part of the tree that ships.
             copy = self.checkout(recipe.repo, url, commit, folder / "build")
             system = self.build_system(recipe.repo, url, commit, recipe.package_root)
             build_environment = self.build_environment(recipe.build_pins, series, sandbox, packages)
+            where, compilers = sandbox(), self._compilers
+            is_cached = self._caches_compilers(recipe, url, commit, where)
+            image = self._image(build_environment, series, packages, ccache=is_cached)
             hook = self._hook(
                 "build_wheel", system, copy, recipe.package_root, build_environment, series,
-                recipe.environment_variables, recipe.config_settings, packages,
+                recipe.environment_variables, recipe.config_settings, image, where,
             )  # fmt: skip
-            self._build(hook, system, folder / "site", side.environment, series, sandbox())
+            lent = folder / "compilers"
+            if is_cached:
+                compilers.lend(kept, lent)
+                hook = compilers.given(hook, lent, self._seen(where, compilers=lent)[lent], hook.inside[copy])
+            self._build(hook, system, folder / "site", side.environment, series, where)
+            if is_cached:
+                compilers.keep(kept, lent) if is_base else compilers.keep(waits, lent, known=kept)
+                remove(lent)
             remove(copy)
             remove(folder / "wheels")  # whatever was left there: a setuid program of the user who runs this
             self.checkout(recipe.repo, url, commit, folder / "tree", tagged=False)
@@ -279,19 +308,55 @@ class Backend(ABC):
         and what came out is looked at from outside.
         """
         site.mkdir()
-        uv, (_, made) = self._resolver.uv, hook.scratch
-        seen = {**self._seen(site=site, uv=uv, environment=environment), **hook.inside}
+        uv, made = self._resolver.uv, hook.scratch[1]
+        seen = {**self._seen(sandbox, site=site, uv=uv, environment=environment), **hook.inside}
         arguments = [seen[uv], seen[made], seen[site], f"{seen[environment]}/bin/python"]
-        result = sandbox.run(
-            replace(
-                hook,
-                argv=["/bin/sh", "-c", wheels.BUILD_AND_INSTALL, "sh", *arguments, *hook.argv],
-                readable=(*hook.readable, *self._needed(series, environment), uv),
-                writable=(site,),
-                inside=seen,
-            )
+        command = replace(
+            hook,
+            argv=["/bin/sh", "-c", wheels.BUILD_AND_INSTALL, "sh", *arguments, *hook.argv],
+            readable=(*hook.readable, *self._needed(series, environment), uv),
+            writable=(*hook.writable, site),
+            inside=seen,
         )
+        try:
+            with self._slot():
+                result = sandbox.run(command)
+        except BadArchive as error:
+            raise BuildFailed(ImageReason.BUILD_FAILED, f"what was built cannot be taken: {error}") from error
         wheels.raise_unless_installed(system, result)
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """One of the builds that may run at once.
+
+        Raises:
+            Cancelled: the run was told to end.
+        """
+        while not self._slots.acquire(timeout=POLL_S):
+            if self._cancelled.is_set():
+                raise Cancelled("waiting for a build to end")
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    @cached_property
+    def _compilers(self) -> CompilerCache:
+        return CompilerCache(self._cache, self._room, self._disk.compiler_cache_mb, self._cancelled)
+
+    def _compiled(self, recipe: Recipe, commit: str = "") -> Path:
+        """Where a repository keeps what its compilers made; or where that of a head side waits."""
+        identity = self.identity(recipe.python_version)
+        return self._compilers.folder(recipe.repo, identity, recipe.system_packages, commit)
+
+    def _caches_compilers(self, recipe: Recipe, url: str, commit: str, sandbox: Sandbox) -> bool:
+        """Whether a commit is built with a compiler cache: where that is isolated, so that all see the same places."""
+        if not (self._compilers.is_on and sandbox.isolated):
+            return False
+        entries = self._git.list_tree(self._git.open(recipe.repo, url), commit)
+        if not compiles(entry.path for entry in entries):
+            return False
+        return self._has_ccache(recipe.python_version, recipe.system_packages)
 
     def build_system(self, repo: str, url: str, commit: str, package_root: str) -> BuildSystem:
         """The build system that a commit declares; read from git, where a symlink leads nowhere."""
@@ -336,71 +401,3 @@ class Backend(ABC):
         """
         key = key_of("tools", self.identity(series), TEST_TOOLS)
         return self.environment(key, TEST_TOOLS, series, sandbox) / "lib" / f"python{series}" / "site-packages"
-
-    # What a backend does in its own way.
-
-    @abstractmethod
-    def interpreter(self, series: str) -> Interpreter:
-        """The interpreter of a series that builds here.
-
-        Raises:
-            BuildFailed: there is none.
-        """
-
-    @abstractmethod
-    def offers(self, series: str) -> bool:
-        """Whether there is an interpreter of a series, without making or fetching one."""
-
-    @abstractmethod
-    def identity(self, series: str) -> str:
-        """What names an interpreter in the key of what is built with it."""
-
-    @abstractmethod
-    def digests(self, pair: Pair) -> Digests:
-        """What identifies a pair whose facts are fine; it is pushed where it can be.
-
-        Raises:
-            PushFailed: it does not stand where it should.
-        """
-
-    @abstractmethod
-    def unlike(self, pair: Pair, digests: Digests) -> str:
-        """In what a standing pair is another than what was recorded; empty where it is the same."""
-
-    @abstractmethod
-    def holding(self, pairs: Sequence[tuple[Pair, Collection[str]]]) -> list[list[str]]:
-        """For each pair, the paths in what ships whose content has one of the SHA-256 beside it."""
-
-    @abstractmethod
-    def _require(self, packages: Sequence[str]) -> None:
-        """See to it that system packages are there.
-
-        Raises:
-            BuildFailed: they are not, and cannot be had.
-        """
-
-    @abstractmethod
-    def _install(
-        self, pins: Sequence[str], series: str, folder: Path, sandbox: Callable[[], Sandbox], packages: Sequence[str]
-    ) -> None:
-        """Make a virtual environment with pins and nothing else, on a system with these packages.
-
-        Raises:
-            InstallFailed: a pin could not be installed.
-        """
-
-    @abstractmethod
-    def _seen(self, **places: Path) -> dict[Path, str]:
-        """Where a command sees host paths, each named by its part in a build."""
-
-    @abstractmethod
-    def _needed(self, series: str, environment: Path) -> tuple[Path, ...]:
-        """Host paths that a command must be given to run an environment."""
-
-    @abstractmethod
-    def _image(self, environment: Path, series: str, packages: Sequence[str]) -> str:
-        """The image in which a build environment's commands run; empty where there are none."""
-
-    @abstractmethod
-    def _finished(self, pair: Pair, pr_id: str) -> Pair:
-        """A pair whose folders are made, with what else the backend makes of them."""

@@ -138,11 +138,16 @@ def discard(folder: Path) -> None:
 
 def remove(folder: Path) -> None:
     """Remove a folder, whatever permissions a build left in it."""
+    open_up(folder)
+    shutil.rmtree(folder)
+
+
+def open_up(folder: Path) -> None:
+    """Let ourselves into all folders below one that a build may have closed."""
     for parent, names, _ in os.walk(folder):
         for path in (Path(parent, name) for name in names):
             if not path.is_symlink():
                 path.chmod(0o700)
-    shutil.rmtree(folder)
 
 
 def size_of(folder: Path) -> int:

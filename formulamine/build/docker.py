@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shlex
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -76,9 +77,16 @@ exec "$uv" pip install --quiet --no-deps --no-progress --link-mode copy --python
 # Installs Debian packages, as root: they are Debian's own programs, and no code of a mined repository runs beside them.
 INSTALL_PACKAGES = """
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq && apt-get install -y -qq --no-install-recommends -- "$@" && rm -rf /var/lib/apt/lists/*
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends -- "$@"
+apt-get clean
+rm -rf /var/lib/apt/lists/*
 """
 INSTALL_S = 900
+CCACHE = "-ccache"
+"""What the tag of an image that builds with a compiler cache has more."""
+
+_log = logging.getLogger(__name__)
 
 
 class DockerBackend(Backend):
@@ -97,12 +105,14 @@ class DockerBackend(Backend):
         docker: DockerSettings,
         engine: Engine,
         cancelled: threading.Event,
+        builds_at_once: int = 2,
     ) -> None:
-        super().__init__(cache, git, resolver, settings, disk, cancelled)
+        super().__init__(cache, git, resolver, settings, disk, cancelled, builds_at_once)
         self._docker = docker
         self._engine = engine
         self._sandbox = DockerSandbox(engine, docker.docker_network, cancelled)
         self._interpreters: dict[str, Interpreter] = {}
+        self._without_ccache: set[str] = set()
         self._images = Images(cache.parent, cache / "images", engine, docker.registry)
         self._room = Room(cache.parent, disk, cancelled, shelves=[self._images], disks=lambda: disks_of(engine))
 
@@ -172,7 +182,7 @@ class DockerBackend(Backend):
     def _install(
         self, pins: Sequence[str], series: str, folder: Path, sandbox: Callable[[], Sandbox], packages: Sequence[str]
     ) -> None:
-        seen = self._seen(environment=folder, uv=self._resolver.uv)
+        seen = self._seen(self._sandbox, environment=folder, uv=self._resolver.uv)
         arguments = [seen[self._resolver.uv], str(self.interpreter(series).path), ENVIRONMENT, *pins]
         result = self._sandbox.run(
             Command(
@@ -191,24 +201,40 @@ class DockerBackend(Backend):
                 raise IndexUnreachable(last_line(result.output))
             raise InstallFailed(result.output[-4000:])
 
-    def _seen(self, **places: Path) -> dict[Path, str]:
+    def _seen(self, sandbox: Sandbox, **places: Path) -> dict[Path, str]:
         return {path: PLACES.get(part, f"{GIVEN}/{path.name}") for part, path in places.items()}
 
     def _needed(self, series: str, environment: Path) -> tuple[Path, ...]:
         return ()  # it is in the image
 
-    def _image(self, environment: Path, series: str, packages: Sequence[str]) -> str:
+    def _image(self, environment: Path, series: str, packages: Sequence[str], *, ccache: bool = False) -> str:
         """The image in which a build environment's commands run: it never ships."""
-        return self._with_environment(environment, self._builder(series, packages))
+        return self._with_environment(environment, self._builder(series, packages, ccache=ccache), CCACHE * ccache)
 
-    def _with_environment(self, environment: Path, below: str) -> str:
+    def _has_ccache(self, series: str, packages: Sequence[str]) -> bool:
+        """Whether Debian's ccache is a layer on the system; where it cannot be had, builds go without."""
+        system = self._system(series, packages)
+        if system not in self._without_ccache:
+            try:
+                self._with_ccache(system)
+                return True
+            except BuildFailed as error:
+                self._without_ccache.add(system)
+                _log.warning("builds that compile go without a compiler cache: %s", error)
+        return False
+
+    def _with_ccache(self, system: str) -> str:
+        return self._installed(system, ["ccache"], f"formulamine/ccache:{key_of(system)}")
+
+    def _with_environment(self, environment: Path, below: str, which: str = "") -> str:
         """An environment's image, made from its folder where the engine lacks it."""
-        name = f"formulamine/environment:{environment.name}"
+        name = f"formulamine/environment:{environment.name}{which}"
         return self._layered(below, {ENVIRONMENT: environment}, name, _labels(), {})
 
-    def _builder(self, series: str, packages: Sequence[str]) -> str:
+    def _builder(self, series: str, packages: Sequence[str], *, ccache: bool = False) -> str:
         """The system with what builds on it."""
         system, content = self._system(series, packages), {PLACES["uv"]: self._resolver.uv, PLACES["hooks"]: HOOKS}
+        system = self._with_ccache(system) if ccache else system
         name = f"formulamine/builder:{key_of(system, self._builds_with)}"
         return self._layered(system, content, name, _labels(), {})
 
@@ -220,19 +246,24 @@ class DockerBackend(Backend):
     def _system(self, series: str, packages: Sequence[str]) -> str:
         """The base image, with a recipe's system packages in a layer on top of it."""
         base = self._base(series)
-        if not packages:
-            return base
-        name = f"formulamine/system:{key_of(base, list(packages))}"
+        return self._installed(base, packages, f"formulamine/system:{key_of(base, list(packages))}")
+
+    def _installed(self, below: str, packages: Sequence[str], name: str) -> str:
+        """An image with Debian packages in a layer on top of another.
+
+        Raises:
+            BuildFailed: they cannot be had.
+        """
 
         def make() -> str:
             network = self._docker.docker_network
             try:
-                return self._engine.installed(base, INSTALL_PACKAGES, packages, name, _labels(), network, INSTALL_S)
+                return self._engine.installed(below, INSTALL_PACKAGES, packages, name, _labels(), network, INSTALL_S)
             except CommandRefused as error:
                 told = f"Debian's {', '.join(packages)}: {last_line(str(error))}"
                 raise BuildFailed(ImageReason.SYSTEM_PACKAGE, told, str(error)) from error
 
-        return self._kept(name, base, make)
+        return self._kept(name, below, make) if packages else below
 
     def _finished(self, pair: Pair, pr_id: str) -> Pair:
         """Both images: the one that ships, and the one that measures on top of it."""

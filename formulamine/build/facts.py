@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -134,7 +135,8 @@ def verify(
     leaked = digests.head_in_base(pair, digests.head_only(git, pair.recipe.repo, url, pair.recipe))
     if leaked:
         raise BuildFailed(ImageReason.HEAD_IN_BASE, f"content of head stands in {', '.join(leaked[:5])}")
-    base, head = (side_facts(pair, side, sandbox, memory_mb) for side in (pair.base, pair.head))
+    with ThreadPoolExecutor(2, thread_name_prefix="probe") as pool:  # each in a sandbox of its own
+        base, head = pool.map(lambda side: side_facts(pair, side, sandbox, memory_mb), (pair.base, pair.head))
     source = suite_source.read(pair.suite_parent / pair.suite)
     for facts in (base, head):
         check_benchmarks(facts, source)

@@ -117,7 +117,7 @@ class Images:
         if not records:
             return
         with _asked():
-            there = {name for image in self._engine.client.images.list() for name in image.tags}
+            there = {name for image in self._engine.client.api.images() for name in image["RepoTags"] or ()}
         for path, known in records:
             if known.id and known.name in there and not known.former:
                 continue
@@ -137,6 +137,7 @@ class Images:
 
     def _removed(self, known: ImageRecord) -> bool:
         """Remove an image by its names; whether it has none left."""
+        self._engine.settle()
         if self._engine.find(known.name) is None:
             return True
         tags = set(self._engine.inspect(known.name)["RepoTags"])

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from formulamine.build import digests as digests_of
-from formulamine.build.backend import Backend
+from formulamine.build.backend import WORK, Backend
+from formulamine.build.compiler_cache import SHIMS
 from formulamine.build.failures import MissingSystemPackage
 from formulamine.build.pair import Digests, Pair
 from formulamine.services.resolver import Interpreter
@@ -60,14 +61,19 @@ class LocalBackend(Backend):
     ) -> None:
         self._resolver.make_environment(pins, series, folder, sandbox)
 
-    def _seen(self, **places: Path) -> dict[Path, str]:
-        return {path: str(path) for path in places.values()}
+    def _seen(self, sandbox: Sandbox, **places: Path) -> dict[Path, str]:
+        # At one place in every build, so that what compilers say of paths is the same whoever builds.
+        fixed = {part: f"{WORK}/{part}" for part in ("tree", "wheels")} if sandbox.isolated else {}
+        return {path: fixed.get(part, str(path)) for part, path in places.items()}
 
     def _needed(self, series: str, environment: Path) -> tuple[Path, ...]:
         return (self.interpreter(series).prefix, environment)
 
-    def _image(self, environment: Path, series: str, packages: Sequence[str]) -> str:
+    def _image(self, environment: Path, series: str, packages: Sequence[str], *, ccache: bool = False) -> str:
         return ""
+
+    def _has_ccache(self, series: str, packages: Sequence[str]) -> bool:
+        return SHIMS.is_dir()  # of this machine, which a sandbox sees
 
     def _finished(self, pair: Pair, pr_id: str) -> Pair:
         return pair

@@ -9,18 +9,22 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from packaging.metadata import parse_email
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from formulamine.build.answers import shared_key
 from formulamine.build.backend import Backend
 from formulamine.build.declarations import (
     LEGACY_REQUIRES,
+    BuildSystem,
     DeclarationError,
     Metadata,
     applying,
@@ -105,6 +109,8 @@ class PayloadStep:
     sandboxes: Sandboxes
     settings: ResolveSettings
     scratch: Path
+    _required: dict[str, list[Requirement]] = field(default_factory=dict)
+    """What backends were heard to require, by `answers.shared_key`."""
 
     def __call__(self, item: PayloadInput) -> Outcome:
         """Resolve one pull request, or say why that cannot be."""
@@ -138,10 +144,12 @@ class PayloadStep:
         asv_series = [version for version in config.pythons if re.fullmatch(r"3\.\d+", version)]
         rough = [one.metadata for one in known]
         python, source, ladder = self._interpreter(rough, asv_series, item.merged_at)
-        declared = [
-            self._declared(item, mirror, commit, root, python, config, stands, sandbox)
-            for commit, stands in zip(commits, known, strict=True)
-        ]
+        with ThreadPoolExecutor(2, thread_name_prefix="declared") as pool:
+            asked = [
+                pool.submit(self._declared, item, mirror, commit, root, python, config, stands, sandbox)
+                for commit, stands in zip(commits, known, strict=True)
+            ]
+            declared = [one.result() for one in asked]
         python, source, ladder = self._interpreter([one.metadata for one in declared], asv_series, item.merged_at)
 
         imports = self._suite_imports(mirror, item, trees[0])
@@ -282,15 +290,20 @@ class PayloadStep:
         system = replace(system, requires=(*system.requires, *unsaid))
         days = [day for _, day in cutoffs_of(item.merged_at)]
         pins = build_pins_of(self.resolver, system.requires, python, days, sandbox)
+        variables = asv_environment(config.matrix)
+        key = self._shared_key(mirror, commit, root, system, pyproject, pins, python, variables)
+        if stands.is_final and key in self._required:
+            return Declared(stands.metadata, (*system.requires, *self._required[key]), pyproject, "", unsaid)
         environment = self.backend.build_environment(pins, python, sandbox)
         metadata, more, instead = stands.metadata, list[Requirement](), ""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             tree = self.backend.checkout(item.repo, item.url, commit, Path(folder, "tree"))
-            variables = asv_environment(config.matrix)
             try:
                 ask = (system, tree, root, environment, python, variables, sandbox())
                 answer = self.backend.call_hook("get_requires_for_build_wheel", *ask)
                 more = requirements([str(line) for line in answer]) if isinstance(answer, list) else []
+                if key is not None:
+                    self._required[key] = more
                 if not stands.is_final:
                     if more:
                         pins = build_pins_of(self.resolver, (*system.requires, *more), python, days, sandbox)
@@ -302,6 +315,25 @@ class PayloadStep:
                     raise
                 instead = stands.source
         return Declared(metadata, (*system.requires, *more), pyproject, instead, unsaid)
+
+    def _shared_key(
+        self,
+        mirror: Path,
+        commit: str,
+        root: str,
+        system: BuildSystem,
+        pyproject: Mapping[str, Any],
+        pins: Sequence[str],
+        python: str,
+        variables: Mapping[str, str],
+    ) -> str | None:
+        """What stands for a commit when its backend is asked what it requires; None for none but itself."""
+        files = self._read(mirror, commit, (str(PurePosixPath(root, name)) for name in FILES))
+        folder = "" if root == "." else root
+        names = [PurePosixPath(one.path).name for one in self.git.list_tree(mirror, commit, folder, recursive=False)]
+        by_name = {PurePosixPath(path).name: content for path, content in files.items()}
+        tag = self.git.describe_tag(mirror, commit)
+        return shared_key(system, pyproject, by_name, names, tag, pins, python, variables)
 
     def _unsaid(
         self,

@@ -24,7 +24,8 @@ from formulamine.services.store import waiting, write_atomically
 from formulamine.settings import DiskSettings
 
 # Where cached folders stand, below the cache of a home. Whatever else is there is not ours to remove.
-GROUPS = tuple(f"{place}{kind}" for place in ("", "docker/") for kind in ("environments", "sides", "suites"))
+KINDS = ("environments", "sides", "suites", "compilers")
+GROUPS = tuple(f"{place}{kind}" for place in ("", "docker/") for kind in KINDS)
 LEFT_S = 60.0  # a file that is being written aside is younger than this, and one that a kill left gets older
 MB = 2**20
 
@@ -69,7 +70,7 @@ class Shelf(Protocol):
 
 
 class Folders:
-    """Environments, built sides and suites, of every backend."""
+    """Environments, built sides, suites and what compilers made, of every backend."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

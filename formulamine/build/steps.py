@@ -29,13 +29,13 @@ from formulamine.services.container import Services
 from formulamine.services.store import StoreError, Tables
 from formulamine.tables import Status
 
-ENV_PAYLOADS_VERSION = "4"
-IMAGES_VERSION = "5"
+ENV_PAYLOADS_VERSION = "5"
+IMAGES_VERSION = "6"
 MODULES = "formulamine.build."
 IMAGE_SOURCES = (
-    "images", "cascade", "backend", "local", "docker", "pair", "failures", "recipe", "repair", "recipe_change", "facts",
-    "digests", "probe", "commits", "suite_source", "tampering", "folders", "manifest", "wheels", "backend_hooks",
-    "declarations",
+    "images", "cascade", "backend", "ways", "local", "docker", "pair", "failures", "recipe", "repair", "recipe_change",
+    "facts", "compiler_cache", "digests", "probe", "commits", "suite_source", "tampering", "folders", "manifest",
+    "wheels", "backend_hooks", "declarations",
 )  # fmt: skip
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ _log = logging.getLogger(__name__)
 def local_backend(services: Services) -> LocalBackend:
     """The backend that builds on this machine."""
     cache, settings = services.settings.home / "cache", services.settings
-    return LocalBackend(cache, services.git, services.resolver, settings.build, settings.disk, services.cancelled)
+    shared = (cache, services.git, services.resolver, settings.build, settings.disk)
+    return LocalBackend(*shared, services.cancelled, settings.build_workers)
 
 
 def backend_of(services: Services, name: BackendName) -> Backend:
@@ -53,7 +54,7 @@ def backend_of(services: Services, name: BackendName) -> Backend:
         return local_backend(services)
     cache, settings = services.settings.home / "cache" / "docker", services.settings
     shared = (cache, services.git, services.resolver, settings.build, settings.disk)
-    return DockerBackend(*shared, settings.docker, services.engine, services.cancelled)
+    return DockerBackend(*shared, settings.docker, services.engine, services.cancelled, settings.build_workers)
 
 
 def env_payloads_step(services: Services) -> Step[PayloadInput]:
@@ -75,7 +76,7 @@ def env_payloads_step(services: Services) -> Step[PayloadInput]:
         reasons=PayloadReason,
         sources=(
             *(MODULES + name for name in ("payloads", "wanted", "pinning", "declarations", "interpreters")),
-            *(MODULES + name for name in ("package_root", "standing")),
+            *(MODULES + name for name in ("package_root", "standing", "answers")),
             *(MODULES + name for name in ("static_setup", "tool_tables", "dependency_groups", "suite_needs")),
             *(MODULES + name for name in ("backend", "local", "failures", "wheels", "backend_hooks")),
             "formulamine.services.resolver",

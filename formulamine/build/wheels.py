@@ -16,6 +16,13 @@ from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.services.sandbox import Result
 
 HOOKS = Path(backend_hooks.__file__)
+# Programs that build backends require as wheels where they find none (meson-python, scikit-build-core). Hidden while
+# they are asked, so that one declaration has the same pins on every machine.
+ASKED_FOR = tuple(
+    Path(folder, name)
+    for folder in ("/usr/bin", "/usr/local/bin")
+    for name in ("ninja", "ninja-build", "samu", "cmake", "cmake3", "patchelf")
+)
 _MADE = "the build backend made"
 # Calls a hook and installs the one wheel that it makes: uv, the wheels' folder, the package's, its Python, the call.
 # A link is not followed, a pipe not waited for. uv's note on when it unpacked goes: the same wheel, the same bytes.

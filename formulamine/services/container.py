@@ -63,6 +63,8 @@ class Services:
             self.cores.close()
         if "llm" in self.__dict__:
             self.llm.close()
+        if "engine" in self.__dict__:
+            self.engine.close()
         if "ledger" in self.__dict__:
             self.ledger.close()
         if "scratch" in self.__dict__:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -38,6 +40,8 @@ POLL_S = 0.1
 SPOOLED = 16 * 2**20  # bytes of an archive kept in memory before it goes to a file
 TAKEN_MB = 16_384  # of what one container may give back
 
+_log = logging.getLogger(__name__)
+
 
 class NoEngine(NoSandbox):
     """No Docker engine answers, or it lacks an image that it cannot get; the message says the mend."""
@@ -58,6 +62,7 @@ class Engine:
         self._home = hashlib.sha256(str(home).encode()).hexdigest()[:12]
         self._scratch_in = home
         self._cancelled = cancelled
+        self._removals = ThreadPoolExecutor(1, thread_name_prefix="removal")
 
     @cached_property
     def client(self) -> docker.DockerClient:
@@ -141,6 +146,24 @@ class Engine:
 
         with _told(), suppress(docker.errors.NotFound):
             self.client.api.remove_container(container, v=True, force=True)
+
+    def remove_later(self, container: str) -> None:
+        """Remove a container that has ended, while its maker goes on; `settle` and `close` wait for it."""
+        self._removals.submit(self._removed, container)
+
+    def _removed(self, container: str) -> None:
+        try:
+            self.remove(container)
+        except EngineError as error:
+            _log.warning("a container was left in the engine, and the next run removes it: %s", error)
+
+    def settle(self) -> None:
+        """Wait for what is being removed by now: until then its image is in use."""
+        self._removals.submit(int).result()  # one after the other, so all before it are done
+
+    def close(self) -> None:
+        """Wait for what is being removed, for good."""
+        self._removals.shutdown()
 
     def put(self, container: str, folder: str, content: Iterable[tuple[str, Path]], user: int = UNPRIVILEGED) -> None:
         """Put host files and folders into a folder of a container, as `user`, by the names given."""

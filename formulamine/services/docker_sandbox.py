@@ -51,9 +51,12 @@ class InContainer(Running):
             self.engine.take(self.container, inside, path)
 
     def close(self) -> None:
-        """Kill and remove the container, and with it its volumes."""
+        """Kill and remove the container, and with it its volumes; of one that has ended that is left to the engine."""
         try:
-            self.engine.remove(self.container)
+            if self.process.poll() is not None:
+                self.engine.remove_later(self.container)
+            else:
+                self.engine.remove(self.container)
         finally:
             kill(self.process)
 

@@ -70,6 +70,8 @@ class Command:
     """Host folders seen writable; disk use there is not limited."""
     scratch: tuple[Path, ...] = ()
     """The same of folders that nobody looks at afterwards: a container is given them, and keeps what it wrote."""
+    hidden: tuple[Path, ...] = ()
+    """Host programs that the command does not find; a container has only its image's."""
     inside: Mapping[Path, str] = field(default_factory=dict)
     """Where the command sees a host path; at its own path where it is not named here."""
     image: str = ""
@@ -228,6 +230,8 @@ def bubblewrap(command: Command) -> list[str]:
         argv += ["--ro-bind", str(path), command.inside.get(path, str(path))]
     for path in command.changed:
         argv += ["--bind", str(path), command.inside.get(path, str(path))]
+    for path in filter(Path.is_file, command.hidden):
+        argv += ["--ro-bind", "/dev/null", os.path.realpath(path)]  # which nobody can execute
     argv += ["--remount-ro", "/", "--clearenv"]
     for name, value in environment_of(command, isolated=True).items():
         argv += ["--setenv", name, value]

@@ -4,6 +4,7 @@ from typing import cast
 
 import pytest
 
+from formulamine.build import wheels
 from formulamine.build.payloads import PayloadReason
 from formulamine.items import Done, Failed
 from formulamine.settings import BuildSettings, ResolveSettings
@@ -72,6 +73,36 @@ def test_what_a_backend_needs_to_build_is_pinned_apart(bench: Workbench, index: 
     found = resolved(bench, project(build_requires=["tool"], hook=hook))
     assert found.build_pins == ["more==3.0", "tool==1.0"]
     assert found.pins == []
+
+
+def test_commits_that_share_a_backends_answer_ask_for_it_once(
+    bench: Workbench, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("more", "3.0", LONG_AGO)
+    hook = "def get_requires_for_build_wheel(settings=None): return ['more']\n"
+    asked: list[str] = []
+    real = bench.backend.call_hook
+    monkeypatch.setattr(bench.backend, "call_hook", lambda name, *more: asked.append(name) or real(name, *more))
+    step, found = bench.payload_step(), []
+    commits = bench.repository(project(hook=hook))
+    for key in (None, None, "shared", "shared"):
+        monkeypatch.setattr("formulamine.build.payloads.shared_key", lambda *_, key=key: key)
+        outcome = step(bench.payload_input(commits))
+        assert isinstance(outcome, Done)
+        found.append(outcome.record)
+        asked.append("|")
+    assert all(one == found[0] for one in found)
+    assert "".join(asked).replace("get_requires_for_build_wheel", ".") in ("..|..|..||", "..|..|.||")
+
+
+@pytest.mark.bubblewrap
+def test_what_a_machine_happens_to_have_does_not_decide_build_pins(
+    jail: Workbench, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("tool", "1.0", day(1))
+    hook = "import shutil\ndef get_requires_for_build_wheel(s=None): return [] if shutil.which('git') else ['tool']\n"
+    monkeypatch.setattr(wheels, "ASKED_FOR", (Path("/usr/bin/git"), Path("/usr/bin/there-is-none")))
+    assert resolved(jail, project(hook=hook)).build_pins == ["tool==1.0"]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

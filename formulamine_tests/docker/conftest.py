@@ -31,6 +31,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     made = Engine(tmp_path, threading.Event())
     before = {image.id for image in made.client.images.list(all=True)}
     yield made
+    made.close()
     left = made.client.api.containers(all=True, filters={"label": f"formulamine.owner={made.owner}"})
     for image in made.client.images.list():
         if image.id not in before:

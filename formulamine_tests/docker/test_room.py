@@ -188,6 +188,7 @@ def test_the_engines_own_disk_counts_where_it_is_here(engine: Engine, monkeypatc
 def test_too_little_space_ends_the_run_before_a_layer(dock: DockerBench) -> None:
     commits = dock.repository(project(), HEAD)
     image = built(dock, commits)
+    dock.engine.settle()
     for tag in dock.engine.inspect(image.measure_digest)["RepoTags"]:
         dock.engine.client.images.remove(tag)
     dock.disk = DiskSettings(min_free_mb=2**40)
