@@ -139,7 +139,9 @@ class LlmSettings(_Group):
     judge_again_models: str = Field(
         "", pattern=CHAIN, description="who judges a sample a second time, likewise; empty: nobody"
     )
-    judge_again_share: float = Field(0.05, ge=0, le=1, description="how much of the candidates that sample is")
+    judge_again_yes_share: float = Field(0.05, ge=0, le=1, description="how much of what got a yes is in that sample")
+    # More of them: a wrong yes costs a measurement, a wrong no loses the pull request for good.
+    judge_again_no_share: float = Field(0.1, ge=0, le=1, description="how much of what got a no is in that sample")
     statement_models: str = Field("", pattern=CHAIN, description="problem statements, likewise; empty: by rules")
     repair_models: str = Field("", pattern=CHAIN, description="failed builds, likewise; empty: nothing is repaired")
     repair_turns: int = Field(10, ge=1, description="changes of a recipe that one failed build may take; the paper")

@@ -2,8 +2,8 @@
 
 Here belong the question, what an answer must be, and what becomes of one that does not come: an error, a refusal or an
 answer that cannot be read leaves the item failed or deferred, never "no". What the model is told first is
-`prompts/judge.md`; how it is asked is in `services/llm.py`. A share of the items is judged a second time by other
-models, for the agreement alone: the first judge's answer stands.
+`prompts/judge.md`; how it is asked is in `services/llm.py`. A share of what got a yes, and one of what got a
+no, is judged a second time by other models, for the agreement alone: the first judge's answer stands.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class ModelJudge:
         opinion, spent = answer.value, answer.spent
         second: bool | None = None
         second_judge = ""
-        if self._again(item):
+        if self._again(item, opinion.is_performance):
             try:
                 other = self.llm.ask(self.question(item, patch, "again"), self.llm.models("judge_again"))
                 second, second_judge, more = other.value.is_performance, other.model, other.spent
@@ -127,9 +127,13 @@ class ModelJudge:
         asked = " ".join(["classifications", *([purpose] if purpose else []), item.pr_id])
         return Question(self.prompt, text, Opinion, item=asked, check=lambda opinion: misquoted(opinion, text))
 
-    def _again(self, item: JudgeInput) -> bool:
-        """Whether an item is in the sample that is judged twice: by the hash of its name, so that any run draws it."""
-        share = self.llm.settings.judge_again_share
+    def _again(self, item: JudgeInput, is_performance: bool) -> bool:
+        """Whether an item is in the sample that is judged twice: by the hash of its name, so that any run draws it.
+
+        What the first judge said divides the candidates, and each part has a share of its own.
+        """
+        settings = self.llm.settings
+        share = settings.judge_again_yes_share if is_performance else settings.judge_again_no_share
         drawn = int(hashlib.sha256(item.pr_id.encode()).hexdigest()[:8], 16) / SHARES
         return bool(self.llm.models("judge_again")) and drawn < share
 

@@ -38,4 +38,5 @@ def again(services: Services) -> dict[str, str]:
     if not services.llm.models("judge_again"):
         return {}
     asked = {f"again {name}": value for name, value in services.llm.decides("judge_again").items()}
-    return asked | {"again share": str(services.settings.llm.judge_again_share)}
+    settings = services.settings.llm
+    return asked | {"again shares": f"{settings.judge_again_yes_share}, {settings.judge_again_no_share}"}

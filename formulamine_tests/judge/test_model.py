@@ -173,20 +173,28 @@ def test_a_stronger_model_is_asked_where_a_cheap_one_refuses(bench: Callable[...
 
 
 def test_a_sample_is_judged_twice_and_the_first_answer_stands(bench: Callable[..., Bench]) -> None:
-    one = bench(judge_again_models=OTHER, judge_again_share=1.0)
+    one = bench(judge_again_models=OTHER, judge_again_yes_share=1.0)
     one.server.then(Says(YES), Says(NO))
     outcome = one()
     record = record_of(outcome)
     assert isinstance(outcome, Done)
     assert (record.judge, record.second_judge, record.second_opinion) == (CHEAP, OTHER, False)
     assert record.tokens == one.server.tokens
-    two = bench("o__r-2", judge_again_models=OTHER, judge_again_share=0.0)
-    two.server.then(Says(YES))
-    assert record_of(two()).second_judge == ""
+
+
+@pytest.mark.parametrize(("first", "yes_share", "no_share", "second"), [
+    (YES, 1.0, 0.0, OTHER), (YES, 0.0, 1.0, ""), (NO, 0.0, 1.0, OTHER), (NO, 1.0, 0.0, ""),
+])  # fmt: skip
+def test_what_got_a_yes_and_what_got_a_no_have_samples_of_their_own(
+    bench: Callable[..., Bench], first: dict[str, Any], yes_share: float, no_share: float, second: str
+) -> None:
+    one = bench(judge_again_models=OTHER, judge_again_yes_share=yes_share, judge_again_no_share=no_share)
+    one.server.then(*([Says(first), Says(NO)] if second else [Says(first)]))
+    assert record_of(one()).second_judge == second
 
 
 def test_a_second_judge_without_an_answer_holds_nothing_up(bench: Callable[..., Bench]) -> None:
-    one = bench(judge_again_models=OTHER, judge_again_share=1.0)
+    one = bench(judge_again_models=OTHER, judge_again_yes_share=1.0)
     one.server.then(Says(YES), Says(text="no", ends="refusal"))
     record = record_of(one())
     assert (record.is_performance, record.second_judge, record.second_opinion) == (True, "none", None)
@@ -194,7 +202,7 @@ def test_a_second_judge_without_an_answer_holds_nothing_up(bench: Callable[..., 
 
 
 def test_a_second_judge_that_is_down_loses_no_cost(bench: Callable[..., Bench]) -> None:
-    one = bench(judge_again_models=OTHER, judge_again_share=1.0)
+    one = bench(judge_again_models=OTHER, judge_again_yes_share=1.0)
     one.server.then(Says(YES), Status(500), Says(NO))
     first, again = one(), one()
     assert isinstance(first, Failed)
@@ -228,8 +236,9 @@ def test_the_prompt_is_in_the_fingerprint_and_so_are_the_models(
     rules = parts()
     cheap, strong = parts(JUDGE_MODELS=CHEAP), parts(JUDGE_MODELS=STRONG)
     again = parts(JUDGE_MODELS=CHEAP, JUDGE_AGAIN_MODELS=OTHER)
-    share = parts(JUDGE_MODELS=CHEAP, JUDGE_AGAIN_MODELS=OTHER, JUDGE_AGAIN_SHARE="0.5")
-    made = [rules, cheap, strong, again, share]
+    yes = parts(JUDGE_MODELS=CHEAP, JUDGE_AGAIN_MODELS=OTHER, JUDGE_AGAIN_YES_SHARE="0.5")
+    no = parts(JUDGE_MODELS=CHEAP, JUDGE_AGAIN_MODELS=OTHER, JUDGE_AGAIN_NO_SHARE="0.5")
+    made = [rules, cheap, strong, again, yes, no]
     assert all(one[0] for one in made)
     assert all(one != other for number, one in enumerate(made) for other in made[:number])
 
