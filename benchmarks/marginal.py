@@ -171,6 +171,7 @@ def built(
         return None
     item = image_input(asked, entry)
     if not backend_of(services, "docker").offers(item.python_version):
+        print(f"{item.pr_id}: no base image of Python {item.python_version}", file=sys.stderr)
         return None
     before = layer_sizes(images_in(services))
     started = time.monotonic()
