@@ -6,6 +6,7 @@ are dropped is decided in `sieve.py`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from dataclasses import dataclass, field
 from formulamine.discover.sieve import SieveInput, sieve
 from formulamine.discover.sieve_rules import load_rules, load_weights
 from formulamine.items import Done, Outcome, Rejected
-from formulamine.services.cores import Cores
+from formulamine.services.cores import CoreLost, Cores
 from formulamine.services.git import Git
 from formulamine.services.store import Blobs
 from formulamine.settings import SieveSettings
+
+_log = logging.getLogger(__name__)
 
 FEW = 200  # pull requests, which take about as long as it takes to start processes for them
 
@@ -51,7 +54,10 @@ class CandidateStep:
             self._begun += 1
             many = self._begun > FEW
         if many and self.cores is not None:
-            return self.cores.run(sieve_by_files, item, patch, self.settings)
+            try:
+                return self.cores.run(sieve_by_files, item, patch, self.settings)
+            except CoreLost as error:
+                _log.warning("%s: %s; sieved without it", item.pr_id, error)
         return sieve_by_files(item, patch, self.settings)
 
     def _patch(self, item: SieveInput) -> bytes:

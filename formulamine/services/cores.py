@@ -2,14 +2,16 @@
 
 Here belong the processes, handing work to them, and their end. A process reads calls from its standard input until that
 ends, so that it outlives neither `close` nor a kill of whoever started it; it is started by the first call that finds
-all others busy. What is computed does not belong here.
+all others busy, as is another in place of one that is lost. What is computed does not belong here.
+
+Not `concurrent.futures`: the processes of its pool wait for ever for a parent that was killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-import queue
 import subprocess
 import sys
 import threading
@@ -18,8 +20,6 @@ from typing import IO, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-CLOSE_S = 5  # a process whose input has ended and that is still at work after so long is killed
 
 
 class CoreLost(Exception):
@@ -32,8 +32,9 @@ class Cores:
     def __init__(self, most: int | None = None) -> None:
         """Say how many at most; as many as there are cores if nothing is said."""
         self._most = most or len(os.sched_getaffinity(0))
-        self._idle: queue.LifoQueue[subprocess.Popen[bytes]] = queue.LifoQueue()
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._free = threading.BoundedSemaphore(self._most)
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._started: set[subprocess.Popen[bytes]] = set()
         self._closed = False
         self._lock = threading.Lock()
 
@@ -49,16 +50,19 @@ class Cores:
             CoreLost: the process ended, by itself or by `close`.
             Exception: whatever the function raises.
         """
-        process = self._take()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            _send(process.stdin, (function, args, kwargs))
-            answer, error = pickle.load(process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError) as fault:
-            raise CoreLost(f"a process that computes ended with {process.poll()}: run it again") from fault
-        finally:
-            self._idle.put(process)
+        with self._free:
+            process = self._take()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                _send(process.stdin, (function, args, kwargs))
+                answer, error = pickle.load(process.stdout)
+            except (OSError, EOFError, pickle.UnpicklingError) as fault:
+                self._drop(process)
+                raise CoreLost(f"a process that computes ended with {process.returncode}") from fault
+            with self._lock:
+                if not self._closed:
+                    self._idle.append(process)
         if error is not None:
             raise error
         return answer  # type: ignore[no-any-return]  # what was pickled is what the function answered
@@ -67,30 +71,46 @@ class Cores:
         """End them all; a call under way raises `CoreLost`."""
         with self._lock:
             self._closed = True
-            started, self._started = self._started, []
+            started, self._started = self._started, set()
+            idle, self._idle = self._idle, []
         for process in started:
             process.kill()
         for process in started:
-            process.wait(CLOSE_S)
+            process.wait()
+        for process in idle:
+            _close_pipes(process)  # those of the others are their callers' to close
 
     def _take(self) -> subprocess.Popen[bytes]:
-        """One that is free, or a new one while there are fewer than may be."""
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            with self._lock:
-                if self._closed:
-                    raise CoreLost("closed") from None
-                if len(self._started) < self._most:
-                    self._started.append(_start())
-                    return self._started[-1]
-        return self._idle.get()
+        """One that is free, or a new one where all are busy."""
+        with self._lock:
+            if self._closed:
+                raise CoreLost("closed")
+            if self._idle:
+                return self._idle.pop()
+            process = _start()
+            self._started.add(process)
+            return process
+
+    def _drop(self, process: subprocess.Popen[bytes]) -> None:
+        """Be rid of one that cannot be talked to."""
+        with self._lock:
+            self._started.discard(process)
+        process.kill()
+        process.wait()
+        _close_pipes(process)
 
 
 def _start() -> subprocess.Popen[bytes]:
     """A process, in a session of its own: Ctrl-C is its parent's matter."""
     command = [sys.executable, "-P", "-m", __name__]  # nothing is imported from where it is started
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(OSError):  # what was not sent goes nowhere any more
+            pipe.close()
 
 
 def _send(stream: IO[bytes], content: object) -> None:

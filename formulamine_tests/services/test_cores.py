@@ -65,6 +65,14 @@ def test_a_process_that_ends_in_the_midst_of_a_call_is_told(cores: Cores) -> Non
         cores.run(os._exit, 3)
 
 
+def test_another_comes_in_place_of_one_that_is_lost(cores: Cores) -> None:
+    for _ in range(5):
+        with pytest.raises(CoreLost):
+            cores.run(os._exit, 3)
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda number: cores.run(operator.neg, number), range(30))) == [-one for one in range(30)]
+
+
 def test_closing_ends_a_call_under_way(cores: Cores) -> None:
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(cores.run, time.sleep, 60)
