@@ -46,7 +46,7 @@ PERFORMANCE = re.compile(
 )
 MOST_LINES = 400  # of a fix: larger ones are no fixes
 NAME = re.compile(r"[A-Za-z_]\w*")
-NO_NAMES = {*kwlist, "self"}
+NO_NAMES = {*kwlist, *map(str.capitalize, kwlist), "self"}  # a comment may begin with "For"
 GIVEN_AWAY = re.compile(
     r"https?:|www\.|#\d|@|gh-\d|speed-?up|faster|\d\s?x\b|times|->|\bPR\b|pull request|branch|commit", re.I
 )
