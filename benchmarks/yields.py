@@ -33,6 +33,7 @@ from formulamine.verify.measure import MeasureInput, MeasureStep
 from formulamine.verify.side import Limits
 
 LOG = logging.getLogger("formulamine")
+ELSEWHERE = ("env_payloads: no_interpreter", "images: no_base_image")  # what an interpreter that is not here ends as
 TRIED_CASES = 20  # of a suite, evenly spread, until one runs on both sides
 
 
@@ -156,7 +157,7 @@ def summary(told: Sequence[dict[str, Any]]) -> None:
     for repo in [*sorted({row["repo"] for row in told}), None]:
         of_repo = [row for row in told if repo in (None, row["repo"])]
         built = sum(row["ended"] == "built" for row in of_repo)
-        here = sum("no_interpreter" not in row["ended"] for row in of_repo)
+        here = sum(row["ended"] not in ELSEWHERE for row in of_repo)
         share = f"{built / here:.0%} of those whose interpreter is here" if here else ""
         print(f"{repo or 'all':24} {built:3} of {len(of_repo):3}  {share}")
     classes = Counter(row["ended"] for row in told if row["ended"] != "built")
