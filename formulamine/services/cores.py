@@ -137,7 +137,10 @@ def _serve() -> None:
             answer: tuple[object, Exception | None] = (function(*args, **kwargs), None)
         except Exception as error:  # it is raised where it was asked for
             answer = (None, error)
-        _send(answers, answer)
+        try:
+            _send(answers, answer)
+        except BrokenPipeError:  # whoever asked is gone
+            os._exit(0)  # not by the way that would try to write it again
 
 
 if __name__ == "__main__":
