@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import docker
@@ -219,4 +219,4 @@ def built(home: Path, backend: Backend, temporary: Path, delay: float | None) ->
 
 if __name__ == "__main__":
     # `build` is how this file starts what it kills, with a backend that its own parser has checked.
-    build(Path(sys.argv[2]), sys.argv[3]) if sys.argv[1:2] == ["build"] else main()  # type: ignore[arg-type]
+    build(Path(sys.argv[2]), cast("Backend", sys.argv[3])) if sys.argv[1:2] == ["build"] else main()

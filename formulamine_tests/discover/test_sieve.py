@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
-from formulamine.discover.candidates import sieve_by_files
+from formulamine.discover import candidates
+from formulamine.discover.candidates import CandidateStep, sieve_by_files
 from formulamine.discover.sieve import SieveInput, SieveReason, sieve
 from formulamine.discover.sieve_rules import load_rules, load_weights
 from formulamine.items import Done, Rejected
 from formulamine.services.cores import Cores
+from formulamine.services.git import Git
+from formulamine.services.store import Blobs
 from formulamine.settings import SieveSettings
 from formulamine.tables import CandidatePR, FileChange
+from formulamine_tests.services.histories import History, day
 
 
 def patch_of(*files: tuple[str, str]) -> bytes:
@@ -317,3 +322,25 @@ def test_another_process_says_the_same() -> None:
             assert cores.run(sieve_by_files, *asked) == sieve_by_files(*asked)
     finally:
         cores.close()
+
+
+def test_what_a_lost_process_was_asked_is_sieved_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = History()
+    start = made.commit("Start", day(1), {"src/a.py": "x = 1\n"})
+    made.commit("PERF: less (#1)", day(2), {"src/a.py": "x = 2\n"}, start=start)
+    made.write(tmp_path / "r")
+    git, cores = Git(tmp_path / "mirrors"), Cores(1)
+    merge, base = (commit.sha for commit in git.first_parent(git.open("o/r", str(tmp_path / "r"))))
+    item = SieveInput(
+        pr_id="o__r-1", repo="o/r", base_sha=base, merge_sha=merge, title="PERF: less", body="", author="Ada",
+        is_bot=False, files=[FileChange(path="src/a.py", additions=1, deletions=1)],
+    )  # fmt: skip
+    step = CandidateStep(
+        git, Blobs(tmp_path / "blobs"), SieveSettings(), {"o/r": str(tmp_path / "r")}, {"o/r": [merge]}, cores
+    )
+    monkeypatch.setattr(candidates, "FEW", 0)
+    cores.close()
+    assert isinstance(step(item), Done)
+    assert "o__r-1: closed; sieved without it" in caplog.text
