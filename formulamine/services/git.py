@@ -325,6 +325,10 @@ class Git:
             shutil.rmtree(making, ignore_errors=True)
             raise
 
+    def add_tag(self, tree: Path, tag: str) -> None:
+        """Put a lightweight tag on the one commit of what `checkout` wrote."""
+        self._process.run(["update-ref", f"refs/tags/{tag}", "refs/heads/main"], git_dir=tree / ".git")
+
     def _objects(self, mirror: Path, names: Sequence[bytes]) -> Iterator[bytes | None]:
         """Contents of objects from one process, in the order of their names; None for a missing one."""
         stdin = b"".join(name + b"\0" for name in names)
