@@ -75,7 +75,8 @@ shift 4
 [ $# -gt 0 ] || exit 0
 "$uv" pip install --quiet --no-deps --no-progress --link-mode copy --python "$environment/bin/python" -- "$@" || exit
 kill -KILL -1
-exec "$python" -I -S -B -c "$compile" "$environment/lib"
+cd /
+exec "$python" -s -S -B -c "$compile" "$environment/lib"
 """
 # Installs Debian packages, as root: they are Debian's own programs, and no code of a mined repository runs beside them.
 INSTALL_PACKAGES = """

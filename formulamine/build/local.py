@@ -63,9 +63,10 @@ class LocalBackend(Backend):
         python = self.interpreter(series)
         result = sandbox().run(
             Command(
-                [str(python.path), "-I", "-S", "-B", "-c", COMPILE.read_text(), str(folder / "lib")],
+                [str(python.path), "-s", "-S", "-B", "-c", COMPILE.read_text(), str(folder / "lib")],
                 readable=(python.prefix,),
                 writable=(folder / "lib",),
+                cwd=Path("/"),
                 timeout_s=TIMEOUT_S,
             )
         )

@@ -132,11 +132,12 @@ def test_bytecode_of_what_a_distribution_brought_is_ours(environment: Path) -> N
 
 
 def test_bytecode_that_a_distribution_brought_goes(environment: Path) -> None:
-    brought = packages_of(environment) / "alpha" / "__pycache__" / "gone.cpython-311.pyc"
-    brought.parent.mkdir()
-    brought.write_bytes(b"x")
+    package = packages_of(environment) / "alpha"
+    for folder in (package, package / "tests"):
+        (folder / "__pycache__").mkdir(parents=True)
+        (folder / "__pycache__" / "gone.cpython-311.pyc").write_bytes(b"x")
     bytecode.main(str(environment / "lib"))
-    assert [path.name for path in brought.parent.iterdir()] == [f"__init__.{sys.implementation.cache_tag}.pyc"]
+    assert [path.name for path in package.rglob("*.pyc")] == [f"__init__.{sys.implementation.cache_tag}.pyc"]
 
 
 @pytest.mark.parametrize("name", ["git", "gcc", "sh"])
