@@ -79,7 +79,7 @@ def test_rounds_that_agree_by_luck_have_the_floor_as_their_spread() -> None:
 @given(st.dictionaries(st.text(max_size=3), st.floats(min_value=-2, max_value=2), max_size=200))
 def test_the_screen_keeps_the_extremes_of_both_tails(estimates: dict[str, float]) -> None:
     faster, slower = keep(estimates)
-    most = max(3, math.ceil(0.04 * len(estimates)))
+    most = max(5, math.ceil(0.04 * len(estimates)))
     assert len(faster) == min(most, sum(value >= math.log(1.03) for value in estimates.values()))
     assert len(slower) == min(most, sum(value <= -math.log(1.03) for value in estimates.values()))
     left = set(estimates) - set(faster)
@@ -89,7 +89,7 @@ def test_the_screen_keeps_the_extremes_of_both_tails(estimates: dict[str, float]
 
 def test_a_side_that_times_out_is_kept_first() -> None:
     faster, slower = keep({"a": 0.5, "b": math.inf, "c": 0.6, "d": 0.7, "e": -math.inf})
-    assert faster == ("b", "d", "c")
+    assert faster == ("b", "d", "c", "a")
     assert slower == ("e",)
 
 
