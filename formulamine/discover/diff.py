@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from formulamine.services.git_objects import unquote
 
@@ -28,8 +29,7 @@ class DiffError(ValueError):
     """The patch is cut short or is none of git's."""
 
 
-@dataclass(frozen=True)
-class Lines:
+class Lines(NamedTuple):
     """Neighbouring lines of a file, before or afterwards."""
 
     start: int
@@ -39,8 +39,7 @@ class Lines:
     """Places among them, in order, of those that the patch removes (before) or adds (afterwards)."""
 
 
-@dataclass(frozen=True)
-class Hunk:
+class Hunk(NamedTuple):
     """Neighbouring changes of one file, with the unchanged lines around them."""
 
     before: Lines

@@ -37,8 +37,7 @@ class Placed(NamedTuple):
         return f"{self.path}:{self.number} {mark} {self.text.strip()[:QUOTE_LENGTH]}"
 
 
-@dataclass(frozen=True)
-class Texts:
+class Texts(NamedTuple):
     """Texts of one place, looked through together."""
 
     texts: Sequence[str]

@@ -28,7 +28,6 @@ FILENAME = "<hunk>"
 # once for all: a filter that comes and goes (`catch_warnings`) is not for several threads.
 warnings.filterwarnings("ignore", module=re.escape(FILENAME))
 
-_BEGINS_CODE = re.compile(r"\s*[^\s#]")
 _LOOP = re.compile(r"\s*(async +)?(for|while)\b")
 _OPENS = re.compile(r":\s*(#.*)?$|^\s*@|\\$")
 _CONTINUES = re.compile(r"\s*(else|elif|except|finally)\b")
@@ -96,7 +95,8 @@ def _trees(lines: Lines) -> Iterator[tuple[ast.Module, int]]:
     Lines that make none are left out.
     """
     texts = lines.texts
-    code = [place for place in lines.changed if _BEGINS_CODE.match(texts[place])]
+    indents = [_indent(text) for text in texts] if lines.changed else []
+    code = [place for place in lines.changed if indents[place] is not None]
     start, end = _outside_of_strings(texts) if code else (0, 0)
 
     def shows(start: int, end: int) -> bool:
@@ -107,19 +107,19 @@ def _trees(lines: Lines) -> Iterator[tuple[ast.Module, int]]:
     if not shows(start, end):
         return
     few = _narrowed(texts, [place for place in lines.changed if start <= place < end], start, end)
-    if few != (start, end) and not isinstance(tree := _parsed(texts, *few), int):
+    if few != (start, end) and not isinstance(tree := _parsed(texts, indents, *few), int):
         yield tree
         return
     for _ in range(MOST_CUTS):
         prose = next((place for place in range(start, end) if _PROSE.match(texts[place])), end)
         fault = prose
         if shows(start, prose):
-            tree = _parsed(texts, start, prose)
+            tree = _parsed(texts, indents, start, prose)
             if isinstance(tree, int):
                 fault = tree
                 if shows(start, fault):
                     # What stands before the fault may be no program either, as within brackets, and then says nothing.
-                    tree = _parsed(texts, start, fault)
+                    tree = _parsed(texts, indents, start, fault)
             if not isinstance(tree, int):
                 yield tree
         start = fault + 1
@@ -139,9 +139,9 @@ def _open_brackets(text: str) -> int:
     return sum(map(text.count, "([{")) - sum(map(text.count, ")]}"))
 
 
-def _parsed(texts: Sequence[str], start: int, end: int) -> tuple[ast.Module, int] | int:
+def _parsed(texts: Sequence[str], indents: Sequence[int | None], start: int, end: int) -> tuple[ast.Module, int] | int:
     """The program that lines make, with what to add to its line numbers, or the place of the first that is at fault."""
-    header, body = _program(texts[start:end])
+    header, body = _program(texts[start:end], indents[start:end])
     above = start - len(header) - 1
     try:
         return syntax_tree.parse("\n".join([*header, *body, ""]), FILENAME), above
@@ -153,7 +153,8 @@ def _parsed(texts: Sequence[str], start: int, end: int) -> tuple[ast.Module, int
 
 def _outside_of_strings(texts: Sequence[str]) -> tuple[int, int]:
     """From where to where lines are no part of a docstring of which the hunk has only the beginning or the end."""
-    if len(_QUOTES.findall("\n".join(texts))) % 2 == 0:
+    text = "\n".join(texts)
+    if not ('"""' in text or "'''" in text) or len(_QUOTES.findall(text)) % 2 == 0:
         return 0, len(texts)
     quoted = [place for place, text in enumerate(texts) for _ in _QUOTES.findall(text)]
     before = next((text for text in reversed(texts[: quoted[0]]) if text.strip()), "")
@@ -161,12 +162,12 @@ def _outside_of_strings(texts: Sequence[str]) -> tuple[int, int]:
     return (0, quoted[-1]) if opens else (quoted[0] + 1, len(texts))
 
 
-def _program(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+def _program(lines: Sequence[str], indents: Sequence[int | None]) -> tuple[list[str], list[str]]:
     """Lines that open the blocks which the given ones are in, and the given ones, the last block closed.
 
     Where lines step out of a block that they did not open, a block is opened for them to step out of.
     """
-    code = [(_indent(line), line) for line in lines if _BEGINS_CODE.match(line)]
+    code = [(indent, line) for indent, line in zip(indents, lines, strict=True) if indent is not None]
     if not code:
         return [], list(lines)
     lowest, openers = code[0][0], {}
@@ -188,9 +189,12 @@ def _program(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     return header, [*lines, *closing]
 
 
-def _indent(line: str) -> int:
-    text = line.expandtabs() if "\t" in line else line
-    return len(text) - len(text.lstrip())
+def _indent(line: str) -> int | None:
+    """How far a line is indented; None where there is no code on it."""
+    code = line.lstrip()
+    if not code or code[0] == "#":
+        return None
+    return len(line) - len(code) if "\t" not in line else len(line.expandtabs()) - len(line.expandtabs().lstrip())
 
 
 class _Counter:
