@@ -130,11 +130,10 @@ def _said(
         yield "comments", _comments(file, rules)
     yield "files", Texts(paths)
     yield "core", Texts([path for path in paths if rules.kind(path) is None])
-    for place, others in (("tests", False), ("notes", True)):
-        for one in diffs:
-            kind = rules.kind(one.path)
-            if kind is not None and (kind != "tests") is others:
-                yield place, Texts.of_lines(one.path, (hunk.after for hunk in one.hunks))
+    for one in diffs:
+        if rules.kind(one.path) is not None:
+            place: Place = "tests" if rules.kind(one.path) == "tests" else "notes"
+            yield place, Texts.of_lines(one.path, (hunk.after for hunk in one.hunks))
 
 
 def _comments(file: Texts, rules: SieveRules) -> Texts:
