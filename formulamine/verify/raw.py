@@ -26,6 +26,7 @@ class ModuleProblem:
 class Round:
     """One fresh child a side: seconds per sample in the order taken, the n-th of base paired with the n-th of head.
 
+    A sample is of `RawCase.number` calls: of a loop what they took, of single calls so many times the median one.
     Wall time is without what a side waited for a core that others had. A side that did not end its first call in time
     has no samples; `late_seconds` is how long it had, without that wait. `base_file` and `head_file` are where the
     package under test was imported from. `session` is 1, or 2 for a confirmation that was repeated later; `hash_seed`
