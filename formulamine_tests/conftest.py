@@ -44,9 +44,32 @@ SERVICES = {
 }
 
 
+# Tests of this group run one after the other, in one worker: whole months that measure the sample and must come to
+# exactly its verdicts, and whatever uses the engine, whose images and containers are counted. An expensive fixture that
+# they share is made once.
+ALONE = "alone"
+
+
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What writes gigabytes of images goes last: flushing them to disk holds up whatever keeps time meanwhile."""
-    items.sort(key=lambda item: item.get_closest_marker("docker") is not None)
+    """Tests of a file go to one worker, which makes a module's fixtures once, where no mark says otherwise.
+
+    What takes longest begins first, since other workers take the rest meanwhile. What writes gigabytes of images goes
+    last in its group: flushing them to disk holds up whatever keeps time.
+    """
+    for item in items:
+        if item.get_closest_marker("docker") or "demo" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(ALONE))
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(Path(__file__).parent))))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> tuple[bool, bool, bool]:
+    """The earlier, the smaller."""
+    group = item.get_closest_marker("xdist_group")
+    alone = group is not None and group.args == (ALONE,)
+    return item.get_closest_marker("docker") is not None, not alone, item.path.parent.name != "end_to_end"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

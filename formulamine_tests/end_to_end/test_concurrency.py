@@ -105,6 +105,7 @@ def alone(folder: Path, source: Path, name: str) -> dict[str, dict[str, str]]:
     return {month: contents(home, month) for month in (MONTH, OTHER_MONTH)}
 
 
+@pytest.mark.xdist_group("months at once")
 def test_two_months_at_once_end_as_they_would_alone(tmp_path: Path, source: Path, database: dict[str, str]) -> None:
     home, repo = tmp_path / "home", ("--repo", f"a/r={source}")
     with held(home, "r"):
@@ -115,6 +116,7 @@ def test_two_months_at_once_end_as_they_would_alone(tmp_path: Path, source: Path
     assert processes_of(home) == locks_held(home) == []
 
 
+@pytest.mark.xdist_group("months at once")
 def test_same_month_twice_is_refused_and_a_killed_one_is_carried_on(
     tmp_path: Path, source: Path, database: dict[str, str]
 ) -> None:
@@ -209,6 +211,7 @@ def test_killed_command_line_run_does_not_block_the_queue_of_the_ui(ui: Ui) -> N
     assert statuses(ui.home, ui.variables)[-2:] == ["FAILURE", "SUCCESS"]
 
 
+@pytest.mark.xdist_group("months at once")
 @pytest.mark.parametrize("part", ["dagster_webserver", "dagster._daemon"])
 def test_run_outlives_a_killed_part_of_the_ui_and_ends_truthfully(tmp_path: Path, source: Path, part: str) -> None:
     """`formulamine dev` ends with any of its parts; its code server stays until the run that it began has ended."""
