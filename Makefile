@@ -19,7 +19,7 @@ demo: setup
 	@$(BIN)/python -m formulamine.demo
 
 # More than two cores have use for, since half of the time is waiting: for services that start and processes that end.
-# More workers gain nothing: one group of tests (`ALONE` in formulamine_tests/conftest.py) takes as long as all others.
+# More workers gain little: some tests go to one worker together (formulamine_tests/conftest.py says which, and why).
 # To debug a test run it in one process: .venv/bin/python -m pytest FILE
 WORKERS ?= 3
 

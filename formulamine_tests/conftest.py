@@ -44,32 +44,35 @@ SERVICES = {
 }
 
 
-# Tests of this group run one after the other, in one worker: whole months that measure the sample and must come to
-# exactly its verdicts, and whatever uses the engine, whose images and containers are counted. An expensive fixture that
-# they share is made once.
-ALONE = "alone"
+# What one worker does, one test after the other: whole months of the sample, which must come to exactly its verdicts, so
+# that no two are measured at once, and with whose results many tests work.
+MONTHS = "months"
+# The same for what uses the engine: its images and containers are counted, and those that a test made are removed.
+ENGINE = "engine"
 
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file go to one worker, which makes a module's fixtures once, where no mark says otherwise.
+    """Tests of a file go to one worker, which makes the fixtures of a module once, where no mark says otherwise.
 
-    What takes longest begins first, since other workers take the rest meanwhile. What writes gigabytes of images goes
-    last in its group: flushing them to disk holds up whatever keeps time.
+    What takes longest begins first: others take the rest meanwhile. What writes gigabytes of images goes last: flushing
+    them to disk holds up whatever keeps time.
     """
     for item in items:
-        if item.get_closest_marker("docker") or "demo" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(ALONE))
+        if item.get_closest_marker("docker"):
+            item.add_marker(pytest.mark.xdist_group(ENGINE))
+        elif "demo" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(MONTHS))
         elif not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(Path(__file__).parent))))
-    items.sort(key=_turn)
+    order = {MONTHS: 0, ENGINE: 3}
+    items.sort(key=lambda item: order.get(_group(item), 1 if item.path.parent.name == "end_to_end" else 2))
 
 
-def _turn(item: pytest.Item) -> tuple[bool, bool, bool]:
-    """The earlier, the smaller."""
-    group = item.get_closest_marker("xdist_group")
-    alone = group is not None and group.args == (ALONE,)
-    return item.get_closest_marker("docker") is not None, not alone, item.path.parent.name != "end_to_end"
+def _group(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("xdist_group")
+    assert mark is not None
+    return str(mark.args[0])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

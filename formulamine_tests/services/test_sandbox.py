@@ -460,7 +460,7 @@ class TestBare:
         threading.Timer(0.2, cancelled.set).start()
         with pytest.raises(Cancelled):
             shell(bare, f"sleep 57.{os.getpid()}", timeout_s=60)
-        assert running(f"57.{os.getpid()}") == []
+        assert soon(lambda: running(f"57.{os.getpid()}") == [])  # a killed one may take a moment to go
 
     def test_a_short_command_takes_no_time(self, bare: Sandbox) -> None:
         assert shell(bare, "true").seconds < 0.5
