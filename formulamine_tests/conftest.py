@@ -44,8 +44,8 @@ SERVICES = {
 }
 
 
-# What one worker does, one test after the other: whole months of the sample, which must come to exactly its verdicts, so
-# that no two are measured at once, and with whose results many tests work.
+# What one worker does, one test after the other: whole months of the sample. They must come to exactly its verdicts, so
+# no two are measured at once; and many tests work with what one of them left.
 MONTHS = "months"
 # The same for what uses the engine: its images and containers are counted, and those that a test made are removed.
 ENGINE = "engine"
