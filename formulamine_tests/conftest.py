@@ -69,6 +69,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(_group(item), 1 if item.path.parent.name == "end_to_end" else 2))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
+    """End at once where workers do not see groups: tests would meet that must not, and nobody would be told."""
+    if not all("@" in one for one in ids):
+        pytest.exit(
+            "groups do not reach the workers: give --dist loadgroup, and the pytest of pyproject.toml", returncode=4
+        )
+
+
 def _group(item: pytest.Item) -> str:
     mark = item.get_closest_marker("xdist_group")
     assert mark is not None
