@@ -55,8 +55,8 @@ ENGINE = "engine"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file go to one worker, which makes the fixtures of a module once, where no mark says otherwise.
 
-    What takes longest begins first: others take the rest meanwhile. What writes gigabytes of images goes last: flushing
-    them to disk holds up whatever keeps time.
+    What takes longest begins first, and what is short fills the end. What writes gigabytes of images comes when most of
+    the months are done: flushing them to disk holds up whatever keeps time.
     """
     for item in items:
         if item.get_closest_marker("docker"):
@@ -65,8 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(MONTHS))
         elif not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(Path(__file__).parent))))
-    order = {MONTHS: 0, ENGINE: 3}
-    items.sort(key=lambda item: order.get(_group(item), 1 if item.path.parent.name == "end_to_end" else 2))
+    order = {MONTHS: 0, ENGINE: 2}
+    items.sort(key=lambda item: order.get(_group(item), 1 if item.path.parent.name == "end_to_end" else 3))
 
 
 @pytest.hookimpl(optionalhook=True)
