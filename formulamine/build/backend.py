@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from formulamine.build import wheels
+from formulamine.build import bytecode, wheels
 from formulamine.build.cache import key_of, ready, remove
 from formulamine.build.compiler_cache import CompilerCache, compiles
 from formulamine.build.declarations import BuildSystem, build_system, parse_pyproject
@@ -45,6 +45,7 @@ TEST_TOOLS = (
     "pytest==8.3.5", "exceptiongroup==1.2.2", "iniconfig==2.0.0", "packaging==24.2", "pluggy==1.5.0", "tomli==2.0.2",
 )  # fmt: skip
 
+COMPILE = Path(bytecode.__file__)
 
 WORK = "/opt/formulamine/work"
 """Where a build sees its folders, on a backend that has fixed places."""
@@ -226,14 +227,17 @@ class Backend(Ways):
         """
         mirror = self._git.open(repo, url)
         try:
-            tag = self._git.describe_tag(mirror, commit) if tagged else None
-            self._git.checkout(mirror, commit, destination, tag)
+            self._git.checkout(mirror, commit, destination, self._tag(repo, url, commit) if tagged else None)
         except CommandFailed as error:
             # Of a full disk git often says no more than that it could not write.
             if shutil.disk_usage(destination.parent).free < DISK_FULL_MB * 2**20:
                 raise OSError(errno.ENOSPC, f"No space left on device: {error}") from error
             raise BuildFailed(ImageReason.BAD_TREE, str(error)) from error
         return destination
+
+    def _tag(self, repo: str, url: str, commit: str) -> str | None:
+        """The tag from which build tools read a commit's version."""
+        return self._git.describe_tag(self._git.open(repo, url), commit)
 
     def _located(self, recipe: Recipe) -> Pair:
         """Where everything of a recipe is, or will be."""
@@ -274,8 +278,11 @@ class Backend(Ways):
         is_base, kept, waits = commit == recipe.base_sha, self._compiled(recipe), self._compiled(recipe, commit)
 
         def make(folder: Path) -> None:
+            tree = self.checkout(recipe.repo, url, commit, folder / "tree", tagged=False)
             # Built in a copy of its own: what a build leaves behind, or changes, is no part of the tree that ships.
-            copy = self.checkout(recipe.repo, url, commit, folder / "build")
+            copy = shutil.copytree(tree, folder / "build", symlinks=True)
+            if tag := self._tag(recipe.repo, url, commit):
+                self._git.add_tag(copy, tag)
             system = self.build_system(recipe.repo, url, commit, recipe.package_root)
             build_environment = self.build_environment(recipe.build_pins, series, sandbox, packages)
             where, compilers = sandbox(), self._compilers
@@ -295,7 +302,6 @@ class Backend(Ways):
                 remove(lent)
             remove(copy)
             remove(folder / "wheels")  # whatever was left there: a setuid program of the user who runs this
-            self.checkout(recipe.repo, url, commit, folder / "tree", tagged=False)
 
         self._room.made(side.tree.parent, make)
 

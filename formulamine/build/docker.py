@@ -19,7 +19,7 @@ from functools import cached_property
 from importlib.metadata import version as version_of
 from pathlib import Path
 
-from formulamine.build.backend import WORK, Backend
+from formulamine.build.backend import COMPILE, WORK, Backend
 from formulamine.build.cache import key_of
 from formulamine.build.failures import last_line
 from formulamine.build.image_room import Images, disks_of
@@ -66,13 +66,17 @@ MEASURES = "-measures"
 """What the tag of an image that measures has more than that of the one that ships."""
 LAYOUT_VERSION = "1"
 """Changes with what stands where in an image."""
-# Makes an environment: uv, interpreter, its place, and pins.
+# Makes an environment: uv, interpreter, its place, what compiles it, and pins. Whatever the build of a pin left running
+# is killed before the rest is compiled: all of the container but this shell.
 MAKE_ENVIRONMENT = """
-uv=$1 environment=$3
-"$uv" venv --quiet --no-project --python "$2" "$environment" || exit
-shift 3
+uv=$1 python=$2 environment=$3 compile=$4
+"$uv" venv --quiet --no-project --python "$python" "$environment" || exit
+shift 4
 [ $# -gt 0 ] || exit 0
-exec "$uv" pip install --quiet --no-deps --no-progress --link-mode copy --python "$environment/bin/python" -- "$@"
+"$uv" pip install --quiet --no-deps --no-progress --link-mode copy --python "$environment/bin/python" -- "$@" || exit
+kill -KILL -1
+cd /
+exec "$python" -s -S -B -c "$compile" "$environment/lib"
 """
 # Installs Debian packages, as root: they are Debian's own programs, and no code of a mined repository runs beside them.
 INSTALL_PACKAGES = """
@@ -183,10 +187,10 @@ class DockerBackend(Backend):
         self, pins: Sequence[str], series: str, folder: Path, sandbox: Callable[[], Sandbox], packages: Sequence[str]
     ) -> None:
         seen = self._seen(self._sandbox, environment=folder, uv=self._resolver.uv)
-        arguments = [seen[self._resolver.uv], str(self.interpreter(series).path), ENVIRONMENT, *pins]
+        arguments = [seen[self._resolver.uv], str(self.interpreter(series).path), ENVIRONMENT, COMPILE.read_text()]
         result = self._sandbox.run(
             Command(
-                ["/bin/sh", "-c", MAKE_ENVIRONMENT, "sh", *arguments],
+                ["/bin/sh", "-c", MAKE_ENVIRONMENT, "sh", *arguments, *pins],
                 writable=(folder,),
                 inside=seen,
                 image=self._builder(series, packages),

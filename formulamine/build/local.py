@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from formulamine.build import digests as digests_of
-from formulamine.build.backend import WORK, Backend
+from formulamine.build.backend import COMPILE, WORK, Backend
 from formulamine.build.compiler_cache import SHIMS
 from formulamine.build.failures import MissingSystemPackage
 from formulamine.build.pair import Digests, Pair
-from formulamine.services.resolver import Interpreter
-from formulamine.services.sandbox import Sandbox
+from formulamine.services.resolver import TIMEOUT_S, InstallFailed, Interpreter
+from formulamine.services.sandbox import Command, Sandbox
 
 
 class LocalBackend(Backend):
@@ -60,6 +60,18 @@ class LocalBackend(Backend):
         self, pins: Sequence[str], series: str, folder: Path, sandbox: Callable[[], Sandbox], packages: Sequence[str]
     ) -> None:
         self._resolver.make_environment(pins, series, folder, sandbox)
+        python = self.interpreter(series)
+        result = sandbox().run(
+            Command(
+                [str(python.path), "-s", "-S", "-B", "-c", COMPILE.read_text(), str(folder / "lib")],
+                readable=(python.prefix,),
+                writable=(folder / "lib",),
+                cwd=Path("/"),
+                timeout_s=TIMEOUT_S,
+            )
+        )
+        if not result.ok:
+            raise InstallFailed(result.output[-4000:])
 
     def _seen(self, sandbox: Sandbox, **places: Path) -> dict[Path, str]:
         # At one place in every build, so that what compilers say of paths is the same whoever builds.

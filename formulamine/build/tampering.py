@@ -21,7 +21,7 @@ import re
 import stat
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -31,6 +31,7 @@ from typing import Any
 import uv
 from packaging.utils import canonicalize_name
 
+from formulamine.build.bytecode import FLAGS
 from formulamine.build.folders import Entry, entries_of, line_of, text_of_file
 from formulamine.services.resolver import Interpreter
 
@@ -75,8 +76,10 @@ def known() -> Known:
 def in_environment(environment: Path, interpreter: Interpreter) -> list[str]:
     """What does not belong into an environment, one line each.
 
-    Every file must be listed in the RECORD of an installed distribution, with the hash that it has, or be one that
-    every environment has. Files that are not there are no sign: an extract of an environment is judged like the whole.
+    Every file must be listed in the RECORD of an installed distribution, with the hash that it has, be one that every
+    environment has, or be what such a file was compiled to: `bytecode.py` does that once nobody else can write there,
+    and removes what it finds. Files that are not there are no sign: an extract of an environment is judged like the
+    whole.
 
     Args:
         environment: its folder.
@@ -128,6 +131,9 @@ def _in_environment(environment: Path, interpreter: Interpreter) -> Iterator[str
                 yield f"{path} is a link to {os.readlink(one.path)}"
         elif not one.is_file:
             yield f"{path} is neither file, folder nor link"
+        elif one.path.suffix == ".pyc" and one.path.parent.name == "__pycache__":
+            if not _is_compiled(one.path, recorded, environment, interpreter):
+                yield f"{path} is listed by no distribution"
         elif path in recorded:
             listed = recorded[path]
             # An extract lists programs without their bytes: an empty one does nothing.
@@ -194,7 +200,7 @@ def _recorded(environment: Path, packages: Path) -> dict[str, str]:
         for path, listed in _record(text_of_file(metadata / "RECORD") or ""):
             whole = os.path.normpath(packages.relative_to(environment) / path)
             # Only a RECORD itself has no hash; another one without stays open to whoever comes by.
-            if listed or whole in own or whole.endswith(".pyc"):
+            if listed or whole in own:
                 found.setdefault(whole, listed)
     return found
 
@@ -217,6 +223,16 @@ def _has_hash(path: Path, listed: str) -> bool:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, algorithm).digest()
     return base64.urlsafe_b64encode(found).rstrip(b"=").decode() == digest.rstrip("=")
+
+
+def _is_compiled(path: Path, recorded: Mapping[str, str], environment: Path, interpreter: Interpreter) -> bool:
+    """Whether bytecode stands where its source is a distribution's, and gives way to it where they differ."""
+    name, _, tag = path.stem.rpartition(".")
+    source = path.parent.parent / f"{name}.py"
+    has_source = str(source.relative_to(environment)) in recorded or source.name in known().uv
+    with path.open("rb") as file:
+        header = file.read(8)
+    return has_source and tag == f"cpython-{interpreter.series.replace('.', '')}" and header[4:] == FLAGS
 
 
 def _is_of_uv(path: Path) -> bool:

@@ -68,6 +68,8 @@ class Ways(ABC):
     ) -> None:
         """Make a virtual environment with pins and nothing else, on a system with these packages.
 
+        It is compiled by `bytecode.py` once nobody else can write there.
+
         Raises:
             InstallFailed: a pin could not be installed.
         """

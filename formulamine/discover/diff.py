@@ -8,9 +8,10 @@ a header is content. Paths and lines are text: bytes that are no UTF-8 stand as 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from formulamine.services.git_objects import unquote
 
@@ -18,6 +19,7 @@ _FILE = b"diff --git "
 _HUNK = re.compile(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _PLACE = re.compile(r"-(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 _HUNKS = re.compile(rb"\n" + _HUNK.pattern)
+_ADDED, _REMOVED = re.compile(r"\n\+(.*)"), re.compile(r"\n-(.*)")
 _QUOTED = rb'"(?:[^"\\]|\\.)*"'
 _TWO_NAMES = re.compile(rb"(%b|.+) (%b|.+)" % (_QUOTED, _QUOTED), re.DOTALL)
 _NOWHERE = b"/dev/null"
@@ -27,24 +29,21 @@ class DiffError(ValueError):
     """The patch is cut short or is none of git's."""
 
 
-@dataclass(frozen=True)
-class Hunk:
-    """Neighbouring changes of one file."""
+class Lines(NamedTuple):
+    """Neighbouring lines of a file, before or afterwards."""
 
-    old_start: int
-    """Number of its first line before."""
-    new_start: int
-    """Number of its first line afterwards."""
-    lines: tuple[str, ...]
-    """Lines with their mark: a blank, a minus or a plus."""
+    start: int
+    """Number of the first."""
+    texts: Sequence[str]
+    changed: Sequence[int]
+    """Places among them, in order, of those that the patch removes (before) or adds (afterwards)."""
 
-    def before(self) -> list[tuple[int, str]]:
-        """Lines before, each under its number."""
-        return list(enumerate((line[1:] for line in self.lines if line[:1] != "+"), self.old_start))
 
-    def after(self) -> list[tuple[int, str]]:
-        """Lines afterwards, each under its number."""
-        return list(enumerate((line[1:] for line in self.lines if line[:1] != "-"), self.new_start))
+class Hunk(NamedTuple):
+    """Neighbouring changes of one file, with the unchanged lines around them."""
+
+    before: Lines
+    after: Lines
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,9 @@ class FileDiff:
         """The same lines where they stand, with the unchanged ones around them."""
         hunks = []
         for part in self.text.split("\n@@ ")[1:]:
-            header, *lines = part.split("\n")
+            header, *lines = part.removesuffix("\n").split("\n")
             if found := _PLACE.match(header):
-                said = tuple(line or " " for line in lines[: -1 if lines[-1:] == [""] else None])
-                hunks.append(Hunk(int(found[1]), int(found[2]), tuple(one for one in said if one[0] in " -+")))
+                hunks.append(_hunk(int(found[1]), int(found[2]), lines))
         return tuple(hunks)
 
 
@@ -123,12 +121,32 @@ def _file(part: bytes, wanted: Callable[[str], bool]) -> FileDiff | None:
     return FileDiff(_text(path), _text(old), *_changed(hunks, text), binary, new, deleted, text)
 
 
+def _hunk(old_start: int, new_start: int, lines: list[str]) -> Hunk:
+    """A hunk from its lines with their marks."""
+    before: list[str] = []
+    after: list[str] = []
+    removed: list[int] = []
+    added: list[int] = []
+    for line in lines:
+        mark, text = line[:1], line[1:]
+        if mark == "+":
+            added.append(len(after))
+            after.append(text)
+        elif mark == "-":
+            removed.append(len(before))
+            before.append(text)
+        elif mark in ("", " "):  # some mailers drop the blank of an empty line
+            before.append(text)
+            after.append(text)
+    return Hunk(Lines(old_start, before, removed), Lines(new_start, after, added))
+
+
 def _changed(hunks: bytes, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Lines that a file's hunks add and remove: at once where the counts of all headers agree, else one by one."""
     headers = _HUNKS.findall(hunks)
     if not headers:
         return (), ()
-    added, removed = (tuple(line.partition("\n")[0] for line in text.split(mark)[1:]) for mark in ("\n+", "\n-"))
+    added, removed = tuple(_ADDED.findall(text)), tuple(_REMOVED.findall(text))
     kept = hunks.count(b"\n ")
     before, after = zip(*headers, strict=True)
     whole = _total(before) == len(removed) + kept and _total(after) == len(added) + kept
@@ -148,11 +166,11 @@ def _one_by_one(lines: list[bytes]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         hunk = _HUNK.match(lines[at])
         at += 1
         if hunk:
-            at = _hunk(lines, at, int(hunk[1] or b"1"), int(hunk[2] or b"1"), added, removed)
+            at = _collect(lines, at, int(hunk[1] or b"1"), int(hunk[2] or b"1"), added, removed)
     return tuple(added), tuple(removed)
 
 
-def _hunk(lines: list[bytes], at: int, before: int, after: int, added: list[str], removed: list[str]) -> int:
+def _collect(lines: list[bytes], at: int, before: int, after: int, added: list[str], removed: list[str]) -> int:
     """Collect a hunk of so many lines before and after, and return the line after it."""
     while before > 0 or after > 0:
         if at >= len(lines):

@@ -7,7 +7,7 @@ So answers are Python's, and texts in which nothing is found, as are most lines 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import re2
@@ -17,9 +17,8 @@ Key = TypeVar("Key", bound=Hashable)
 _FLAGS = re.compile(r"^\(\?[a-z]+\)")
 _BLANKS = re.compile(r"(\\.|\[(?:\\.|[^\]])*\])|\s+|#.*")  # what (?x) ignores, where group 1 is empty
 _LOOKAROUND = re.compile(r"\(\?<?[=!][^()]*\)")
-# Text of which RE2 and Python may think otherwise (letters and blanks beyond ASCII, `$` before a newline): Python alone
-# reads it.
-_OTHERWISE = r"[^\t\f\r -~]"
+# Text of which RE2 and Python may think otherwise (letters and blanks beyond ASCII): Python alone reads it.
+_OTHERWISE = r"[^\t\n\f\r -~]"
 
 
 class Patterns(Generic[Key]):
@@ -40,7 +39,7 @@ class Patterns(Generic[Key]):
             self._filter.Compile()
         except re2.error as error:
             raise ValueError(str(error)) from error
-        if not self._filter.Match("\n"):
+        if not self._filter.Match("\0"):
             raise ValueError("too many patterns for the memory of RE2, which then finds none")
 
     def search(self, text: str) -> Iterator[tuple[Key, re.Match[str]]]:
@@ -54,11 +53,29 @@ class Patterns(Generic[Key]):
             if found := pattern.search(text):
                 yield key, found
 
+    def search_lines(self, lines: Sequence[str]) -> Iterator[tuple[Key, int, re.Match[str]]]:
+        """What is found in each of some lines, with the place of the line, in the order of the lines.
+
+        They are read together, then by halves where something may be in them: in most there is nothing.
+        """
+        parts = [(0, len(lines))]
+        while parts:
+            start, end = parts.pop()
+            if end - start == 1:
+                for key, found in self.search(lines[start]):
+                    yield key, start, found
+            elif start < end and self._filter.Match("\n".join(lines[start:end])):
+                middle = (start + end) // 2
+                parts += [(middle, end), (start, middle)]
+
 
 def _widened(pattern: re.Pattern[str]) -> str:
-    """A pattern that RE2 can read and that finds whatever the given one does: without lookaround, it may find more."""
+    """A pattern that RE2 can read and that finds whatever the given one does, in any line of a text.
+
+    It may find more: it knows no lookaround, and its lines begin and end anywhere in the text.
+    """
     text = _FLAGS.sub("", pattern.pattern)
     if pattern.flags & re.VERBOSE:
         text = _BLANKS.sub(lambda part: part[1] or "", text)
-    flags = "".join(letter for letter, flag in (("i", re.I), ("m", re.M), ("s", re.S)) if pattern.flags & flag)
-    return (f"(?{flags})" if flags else "") + _LOOKAROUND.sub("", text)
+    flags = "".join(letter for letter, flag in (("i", re.I), ("s", re.S)) if pattern.flags & flag)
+    return f"(?m{flags})" + _LOOKAROUND.sub("", text)

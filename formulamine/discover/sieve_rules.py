@@ -21,11 +21,11 @@ from formulamine.tables import Record
 
 RULES_FILE = Path(__file__).with_name("sieve_rules.toml")
 WEIGHTS_FILE = Path(__file__).with_name("sieve_weights.toml")
-REMEMBERED_LINES = 20_000  # a few MB
+REMEMBERED_PATHS = 20_000  # a few MB
 
 Place = Literal["title", "body", "opening", "notes", "comments", "code", "native", "tests", "files", "core"]
-LineKey = str | tuple[str, str]
-"""What is found in a line: "silent", "said", or a mark ("+" or "-") and the signal."""
+LineKey = tuple[str, str]
+"""What is found in a line of code: a mark ("+" or "-") and the signal."""
 
 
 class Named(Record):
@@ -100,7 +100,7 @@ class SieveRules(Record):
     @cached_property
     def kind(self) -> Callable[[str], str | None]:
         """What a file is that is no code, by its path; the first rule decides. Answers are remembered."""
-        return lru_cache(REMEMBERED_LINES)(lambda path: next((name for name, _ in self.kinds.search(path)), None))
+        return lru_cache(REMEMBERED_PATHS)(lambda path: next((name for name, _ in self.kinds.search(path)), None))
 
     @cached_property
     def said(self) -> dict[Place, Patterns[str]]:
@@ -117,25 +117,14 @@ class SieveRules(Record):
         return frozenset((mark, rule.key) for rule in self.signals if rule.where == "native" for mark in "+-")
 
     @cached_property
-    def look(self) -> Callable[[str], tuple[str, tuple[LineKey, ...]]]:
-        """What people say in a line of a core file, and the signals in it if it is code, by mark and name.
-
-        Answers are remembered: two lines of three come again, in the same pull request or when they go.
-        """
-        patterns: dict[LineKey, re.Pattern[str]] = {"silent": self.text.silent, "said": self.text.said}
+    def in_code(self) -> Patterns[LineKey]:
+        """What is looked for in lines of code, by mark and signal."""
+        patterns: dict[LineKey, re.Pattern[str]] = {}
         for rule in self.signals:
             if rule.in_lines:
                 patterns |= {("-", rule.key): rule.removed} if rule.removed else {}
                 patterns |= {("+", rule.key): rule.pattern} if rule.pattern else {}
-        in_line = Patterns(patterns)
-
-        @lru_cache(REMEMBERED_LINES)
-        def look(line: str) -> tuple[str, tuple[LineKey, ...]]:
-            found = dict(in_line.search(line))
-            said = found.pop("said", None)
-            return said[0] if said else "", () if "silent" in found else tuple(found)
-
-        return look
+        return Patterns(patterns)
 
 
 class Weights(Record):

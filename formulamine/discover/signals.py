@@ -8,11 +8,11 @@ and in the shape of the change. Patterns and names are data in `sieve_rules.toml
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from formulamine.discover.diff import FileDiff
+from formulamine.discover.diff import FileDiff, Lines
 from formulamine.discover.sieve_rules import LineKey, Place, SieveRules, SignalRule
 from formulamine.discover.syntax import Facts, read
 from formulamine.discover.syntax_signals import SYNTAX_SIGNALS, Change
@@ -26,7 +26,7 @@ MOST_SYNTAX_LINES = 400
 
 
 class Placed(NamedTuple):
-    """A changed line and where it stands."""
+    """A line and where it stands."""
 
     path: str
     number: int
@@ -37,6 +37,28 @@ class Placed(NamedTuple):
         return f"{self.path}:{self.number} {mark} {self.text.strip()[:QUOTE_LENGTH]}"
 
 
+class Texts(NamedTuple):
+    """Texts of one place, looked through together."""
+
+    texts: Sequence[str]
+    path: str = ""
+    numbers: Sequence[int] = ()
+    """Of lines of a file."""
+
+    @classmethod
+    def of_lines(cls, path: str, hunks: Iterable[Lines]) -> Texts:
+        """The patch's own lines on one side of a file."""
+        numbers, texts = [], []
+        for lines in hunks:
+            numbers += [lines.start + place for place in lines.changed]
+            texts += [lines.texts[place][:LINE_LENGTH] for place in lines.changed]
+        return cls(texts, path, numbers)
+
+    def placed(self, place: int) -> Placed:
+        """One of them."""
+        return Placed(self.path, self.numbers[place] if self.numbers else 0, self.texts[place])
+
+
 @dataclass
 class Side:
     """The lines on one side of a patch's core files."""
@@ -44,8 +66,7 @@ class Side:
     texts: set[str] = field(default_factory=set)
     found: dict[LineKey, list[Placed]] = field(default_factory=lambda: defaultdict(list))
     """Lines of code by what is found in them."""
-    comments: list[Placed] = field(default_factory=list)
-    """What people say in them."""
+    files: list[Texts] = field(default_factory=list)
     syntax: Facts = field(default_factory=Facts)
     lines: int = 0
 
@@ -71,23 +92,21 @@ def find_signals(
     found: dict[str, str] = {}
     for place, texts in _said(title, body, paths, diffs, after, rules):
         patterns = rules.said.get(place)
-        if patterns is None:
-            continue
-        for text in texts:
-            for name, words in patterns.search(text.text):
-                where = f"{text.path}:{text.number} " if text.number else ""
-                found.setdefault(name, f"{where}[{words[0]}] {text.text.strip()[:QUOTE_LENGTH]}")
+        for key, at, words in patterns.search_lines(texts.texts) if patterns else ():
+            if key not in found:
+                one = texts.placed(at)
+                where = f"{one.path}:{one.number} " if one.number else ""
+                found[key] = f"{where}[{words[0]}] {one.text.strip()[:QUOTE_LENGTH]}"
     for rule in rules.signals:
         if rule.in_lines and (quote := _in_code(rule, before, after)):
             found[rule.key] = quote
     change = Change(before.syntax, after.syntax, rules.words)
-    texts_at = _Texts(core)
     for name, signal in SYNTAX_SIGNALS.items():
         shown = signal(change)
         if shown is not None:
             mark, fact = shown
             path, number = (before if mark == "-" else after).syntax.places[fact]
-            found[f"syntax {name}"] = Placed(path, number, texts_at.of(mark, path, number)).quoted(mark)
+            found[f"syntax {name}"] = Placed(path, number, _text(core, mark, path, number)).quoted(mark)
     found |= _shape(paths, core, before, after, rules)
     if any(name in found for name in rules.reverts) and "title performance" not in found:
         found.pop("shape tests_kept", None)  # what takes a change back needs no test, whatever the change was
@@ -102,63 +121,50 @@ def read_by_sieve(path: str, rules: SieveRules) -> bool:
 
 def _said(
     title: str, body: str, paths: Sequence[str], diffs: Sequence[FileDiff], after: Side, rules: SieveRules
-) -> Iterator[tuple[Place, Iterable[Placed]]]:
+) -> Iterator[tuple[Place, Texts]]:
     """What people say, by where they say it."""
-    yield "title", [Placed("", 0, title)]
-    yield "body", (Placed("", 0, line[:LINE_LENGTH]) for line in rules.text.noise.sub("", body).splitlines())
-    yield "opening", [Placed("", 0, body.lstrip().partition("\n")[0])]
-    yield "comments", after.comments
-    yield "files", (Placed("", 0, path) for path in paths)
-    yield "core", (Placed("", 0, path) for path in paths if rules.kind(path) is None)
-    yield "tests", (line for one in diffs if rules.kind(one.path) == "tests" for line in _added(one))
-    notes = [one for one in diffs if rules.kind(one.path) not in (None, "tests")]
-    yield "notes", (line for one in notes for line in _added(one))
+    yield "title", Texts([title])
+    yield "body", Texts([line[:LINE_LENGTH] for line in rules.text.noise.sub("", body).splitlines()])
+    yield "opening", Texts([body.lstrip().partition("\n")[0]])
+    for file in after.files:
+        yield "comments", _comments(file, rules)
+    yield "files", Texts(paths)
+    yield "core", Texts([path for path in paths if rules.kind(path) is None])
+    for one in diffs:
+        if rules.kind(one.path) is not None:
+            place: Place = "tests" if rules.kind(one.path) == "tests" else "notes"
+            yield place, Texts.of_lines(one.path, (hunk.after for hunk in one.hunks))
 
 
-def _added(diff: FileDiff) -> Iterator[Placed]:
-    for hunk in diff.hunks:
-        number = hunk.new_start
-        for line in hunk.lines:
-            if line[0] == "+":
-                yield Placed(diff.path, number, line[1 : LINE_LENGTH + 1])
-            number += line[0] != "-"
+def _comments(file: Texts, rules: SieveRules) -> Texts:
+    """What people say in those lines of a file in which something is found that is looked for in comments."""
+    places = sorted({place for _, place, _ in rules.said["comments"].search_lines(file.texts)})
+    said = [(place, words[0]) for place in places if (words := rules.text.said.search(file.texts[place]))]
+    return Texts([words for _, words in said], file.path, [file.numbers[place] for place, _ in said])
 
 
 def _sides(core: Sequence[FileDiff], rules: SieveRules) -> tuple[Side, Side]:
     """Both sides of the core files, looked through."""
     before, after = Side(), Side()
     for diff in core:
-        python = diff.path.endswith(PYTHON)
         native = rules.text.native.search(diff.path) is not None
+        _look(before, Texts.of_lines(diff.path, (hunk.before for hunk in diff.hunks)), native, rules)
+        _look(after, Texts.of_lines(diff.path, (hunk.after for hunk in diff.hunks)), native, rules)
         for hunk in diff.hunks:
-            old, new = hunk.old_start, hunk.new_start
-            removed: set[int] = set()
-            added: set[int] = set()
-            for line in hunk.lines:
-                mark = line[0]
-                if mark == "+":
-                    _look(after, diff.path, new, line[1 : LINE_LENGTH + 1], native, rules)
-                    added.add(new)
-                elif mark == "-":
-                    _look(before, diff.path, old, line[1 : LINE_LENGTH + 1], native, rules)
-                    removed.add(old)
-                old += mark != "+"
-                new += mark != "-"
-            if python and max(before.lines, after.lines) <= MOST_SYNTAX_LINES:
-                read(before.syntax, diff.path, hunk.before(), frozenset(removed))
-                read(after.syntax, diff.path, hunk.after(), frozenset(added))
+            before.lines += len(hunk.before.changed)
+            after.lines += len(hunk.after.changed)
+            if diff.path.endswith(PYTHON) and max(before.lines, after.lines) <= MOST_SYNTAX_LINES:
+                read(before.syntax, diff.path, hunk.before)
+                read(after.syntax, diff.path, hunk.after)
     return before, after
 
 
-def _look(side: Side, path: str, number: int, text: str, native: bool, rules: SieveRules) -> None:
-    said, keys = rules.look(text)
-    side.lines += 1
-    side.texts.add(text)
-    if said:
-        side.comments.append(Placed(path, number, said))
-    for key in keys:
-        if native or key not in rules.native_only:
-            side.found[key].append(Placed(path, number, text))
+def _look(side: Side, file: Texts, native: bool, rules: SieveRules) -> None:
+    side.files.append(file)
+    side.texts.update(file.texts)
+    for key, place, _ in rules.in_code.search_lines(file.texts):
+        if (native or key not in rules.native_only) and not rules.text.silent.search(file.texts[place]):
+            side.found[key].append(file.placed(place))
 
 
 def _in_code(rule: SignalRule, before: Side, after: Side) -> str:
@@ -190,18 +196,11 @@ def _shape(
     return found
 
 
-class _Texts:
-    """Texts of lines by their number."""
-
-    def __init__(self, diffs: Sequence[FileDiff]) -> None:
-        self._diffs: Mapping[str, FileDiff] = {one.path: one for one in diffs}
-
-    def of(self, mark: str, path: str, number: int) -> str:
-        """One line before ("-") or afterwards ("+")."""
-        for hunk in self._diffs[path].hunks:
-            start = hunk.old_start if mark == "-" else hunk.new_start
-            if start <= number < start + len(hunk.lines):
-                for at, text in hunk.before() if mark == "-" else hunk.after():
-                    if at == number:
-                        return text
-        return ""
+def _text(core: Sequence[FileDiff], mark: str, path: str, number: int) -> str:
+    """One line of a core file before ("-") or afterwards ("+")."""
+    for diff in core:
+        for hunk in diff.hunks if diff.path == path else ():
+            lines = hunk.before if mark == "-" else hunk.after
+            if lines.start <= number < lines.start + len(lines.texts):
+                return lines.texts[number - lines.start]
+    return ""

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from formulamine import syntax_tree
+from formulamine.discover.diff import Lines
 
-Line = tuple[int, str]
-"""Number and text of a line."""
 Fact = tuple[str, str]
 """What is found, and its name where it has one: ("call", "append"), ("loop", "")."""
 
@@ -29,7 +28,6 @@ FILENAME = "<hunk>"
 # once for all: a filter that comes and goes (`catch_warnings`) is not for several threads.
 warnings.filterwarnings("ignore", module=re.escape(FILENAME))
 
-_BEGINS_CODE = re.compile(r"\s*[^\s#]")
 _LOOP = re.compile(r"\s*(async +)?(for|while)\b")
 _OPENS = re.compile(r":\s*(#.*)?$|^\s*@|\\$")
 _CONTINUES = re.compile(r"\s*(else|elif|except|finally)\b")
@@ -42,7 +40,16 @@ _DISPLAYS = {ast.Set: "set", ast.SetComp: "set", ast.Dict: "dict", ast.List: "li
 _BUILDS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _REPEATS = frozenset({ast.For, ast.AsyncFor, ast.While, *_BUILDS})
 _STARTS = frozenset({ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda})  # their bodies run when they are called
-_LEAVES = frozenset({ast.Name, ast.Constant, ast.Load, ast.Store, ast.Pass})  # most nodes; nothing is in them
+_LEAVES = (ast.Name, ast.Constant, ast.Pass, ast.alias)  # most nodes; nothing is in them
+_NO_NODES = frozenset(
+    {"id", "attr", "arg", "name", "names", "module", "level", "kind", "type_comment", "ctx", "op", "ops"}
+)
+# Where in a node others are, of those that are looked at.
+_FIELDS: dict[type, tuple[str, ...]] = {
+    kind: tuple(name for name in kind._fields if name not in _NO_NODES)
+    for kind in vars(ast).values()
+    if isinstance(kind, type) and issubclass(kind, ast.AST) and not issubclass(kind, _LEAVES)
+}
 _TOLD_KEYWORDS = frozenset({"copy", "dtype", "out", "deep", "order", "axis", "maxsize"})
 
 
@@ -70,93 +77,97 @@ class Facts:
         return sum(count for (one, _), count in self.counts.items() if one == kind)
 
 
-def read(facts: Facts, path: str, lines: Sequence[Line], changed: frozenset[int]) -> None:
+def read(facts: Facts, path: str, lines: Lines) -> None:
     """Add what the lines of one side of a hunk hold.
 
     Args:
         facts: what was found before, and is added to.
         path: of the file.
-        lines: the lines, each under its number.
-        changed: numbers of those that are the patch's own.
+        lines: the lines; what is on those that the patch leaves alone does not count.
     """
-    own = sorted(changed)
-    for tree, offset in _trees(lines, changed):
-        _Counter(facts, path, offset, own).visit(tree)
+    for tree, above in _trees(lines):
+        _Counter(facts, path, lines, above).visit(tree)
 
 
-def _trees(lines: Sequence[Line], changed: frozenset[int]) -> Iterator[tuple[ast.Module, int]]:
-    """Programs that lines make, each with what to add to its line numbers; lines that make none are left out."""
-    rest = list(_outside_of_strings(lines))
-    if not _shows(rest, changed):
+def _trees(lines: Lines) -> Iterator[tuple[ast.Module, int]]:
+    """Programs that lines make, each with what to add to its line numbers to get places among the lines.
+
+    Lines that make none are left out.
+    """
+    texts = lines.texts
+    indents = [_indent(text) for text in texts] if lines.changed else []
+    code = [place for place in lines.changed if indents[place] is not None]
+    start, end = _outside_of_strings(texts) if code else (0, 0)
+
+    def shows(start: int, end: int) -> bool:
+        """Whether there is code on a changed line."""
+        at = bisect_left(code, start)
+        return at < len(code) and code[at] < end
+
+    if not shows(start, end):
         return
-    few = _narrowed(rest, changed)
-    if len(few) < len(rest) and not isinstance(tree := _parsed(few), int):
+    few = _narrowed(texts, [place for place in lines.changed if start <= place < end], start, end)
+    if few != (start, end) and not isinstance(tree := _parsed(texts, indents, *few), int):
         yield tree
         return
     for _ in range(MOST_CUTS):
-        prose = next((place for place, (_, text) in enumerate(rest) if _PROSE.match(text)), len(rest))
-        code, fault = rest[:prose], prose
-        if _shows(code, changed):
-            tree = _parsed(code)
+        prose = next((place for place in range(start, end) if _PROSE.match(texts[place])), end)
+        fault = prose
+        if shows(start, prose):
+            tree = _parsed(texts, indents, start, prose)
             if isinstance(tree, int):
                 fault = tree
-                if _shows(code[:fault], changed):
+                if shows(start, fault):
                     # What stands before the fault may be no program either, as within brackets, and then says nothing.
-                    tree = _parsed(code[:fault])
+                    tree = _parsed(texts, indents, start, fault)
             if not isinstance(tree, int):
                 yield tree
-        rest = rest[fault + 1 :]
+        start = fault + 1
 
 
-def _narrowed(lines: Sequence[Line], changed: frozenset[int]) -> Sequence[Line]:
+def _narrowed(texts: Sequence[str], changed: Sequence[int], start: int, end: int) -> tuple[int, int]:
     """Changed lines, with a loop that they are in and what they begin; all lines where these would be torn apart."""
-    own = [place for place, (number, _) in enumerate(lines) if number in changed]
-    loops = (place for place, (_, text) in enumerate(lines[: own[0]]) if _LOOP.match(text))
-    first = next(loops, own[0])
-    end = len(lines) if any(_OPENS.search(lines[place][1]) for place in own) else own[-1] + 1
-    above, few = ("\n".join(text for _, text in part) for part in (lines[:first], lines[first:end]))
+    loops = (place for place in range(start, changed[0]) if _LOOP.match(texts[place]))
+    first = next(loops, changed[0])
+    last = end if any(_OPENS.search(texts[place]) for place in changed) else changed[-1] + 1
+    above, few = "\n".join(texts[start:first]), "\n".join(texts[first:last])
     whole = _open_brackets(above) == _open_brackets(few) == 0 and len(_QUOTES.findall(few)) % 2 == 0
-    return lines[first:end] if whole else lines
+    return (first, last) if whole else (start, end)
 
 
 def _open_brackets(text: str) -> int:
     return sum(map(text.count, "([{")) - sum(map(text.count, ")]}"))
 
 
-def _shows(lines: Sequence[Line], changed: frozenset[int]) -> bool:
-    """Whether there is code on a changed line."""
-    return any(number in changed and _BEGINS_CODE.match(text) for number, text in lines)
-
-
-def _parsed(lines: Sequence[Line]) -> tuple[ast.Module, int] | int:
+def _parsed(texts: Sequence[str], indents: Sequence[int | None], start: int, end: int) -> tuple[ast.Module, int] | int:
     """The program that lines make, with what to add to its line numbers, or the place of the first that is at fault."""
-    header, body = _program([text for _, text in lines])
+    header, body = _program(texts[start:end], indents[start:end])
+    above = start - len(header) - 1
     try:
-        return syntax_tree.parse("\n".join([*header, *body, ""]), FILENAME), lines[0][0] - len(header) - 1
+        return syntax_tree.parse("\n".join([*header, *body, ""]), FILENAME), above
     except SyntaxError as error:
-        return min(max((error.lineno or 1) - 1 - len(header), 0), len(lines) - 1)
+        return min(max((error.lineno or 1) + above, start), end - 1)
     except syntax_tree.UNREADABLE:
-        return len(lines) - 1
+        return end - 1
 
 
-def _outside_of_strings(lines: Sequence[Line]) -> Sequence[Line]:
-    """Lines without those of a docstring of which the hunk has only the beginning or the end."""
-    if not any('"""' in text or "'''" in text for _, text in lines):
-        return lines
-    quoted = [place for place, (_, text) in enumerate(lines) for _ in _QUOTES.findall(text)]
-    if len(quoted) % 2 == 0:
-        return lines
-    before = next((text for _, text in reversed(lines[: quoted[0]]) if text.strip()), "")
-    opens = before.rstrip().endswith(":") or lines[quoted[0]][1].rstrip()[-3:] not in ('"""', "'''")
-    return lines[: quoted[-1]] if opens else lines[quoted[0] + 1 :]
+def _outside_of_strings(texts: Sequence[str]) -> tuple[int, int]:
+    """From where to where lines are no part of a docstring of which the hunk has only the beginning or the end."""
+    text = "\n".join(texts)
+    if not ('"""' in text or "'''" in text) or len(_QUOTES.findall(text)) % 2 == 0:
+        return 0, len(texts)
+    quoted = [place for place, text in enumerate(texts) for _ in _QUOTES.findall(text)]
+    before = next((text for text in reversed(texts[: quoted[0]]) if text.strip()), "")
+    opens = before.rstrip().endswith(":") or texts[quoted[0]].rstrip()[-3:] not in ('"""', "'''")
+    return (0, quoted[-1]) if opens else (quoted[0] + 1, len(texts))
 
 
-def _program(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+def _program(lines: Sequence[str], indents: Sequence[int | None]) -> tuple[list[str], list[str]]:
     """Lines that open the blocks which the given ones are in, and the given ones, the last block closed.
 
     Where lines step out of a block that they did not open, a block is opened for them to step out of.
     """
-    code = [(_indent(line), line) for line in lines if _BEGINS_CODE.match(line)]
+    code = [(indent, line) for indent, line in zip(indents, lines, strict=True) if indent is not None]
     if not code:
         return [], list(lines)
     lowest, openers = code[0][0], {}
@@ -178,17 +189,22 @@ def _program(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     return header, [*lines, *closing]
 
 
-def _indent(line: str) -> int:
-    text = line.expandtabs() if "\t" in line else line
-    return len(text) - len(text.lstrip())
+def _indent(line: str) -> int | None:
+    """How far a line is indented; None where there is no code on it."""
+    code = line.lstrip()
+    if not code or code[0] == "#":
+        return None
+    return len(line) - len(code) if "\t" not in line else len(line.expandtabs()) - len(line.expandtabs().lstrip())
 
 
 class _Counter:
     """Counts what is in a tree."""
 
-    def __init__(self, facts: Facts, path: str, offset: int, changed: Sequence[int]) -> None:
+    def __init__(self, facts: Facts, path: str, lines: Lines, above: int) -> None:
         self._facts, self._counts, self._places = facts, facts.counts, facts.places
-        self._path, self._offset, self._changed = path, offset, changed
+        self._path, self._offset = path, lines.start + above
+        self._ordered = [place - above for place in lines.changed]
+        self._changed = set(self._ordered)
 
     def visit(self, tree: ast.AST) -> None:
         """Go through a tree; of each node it is known whether a loop repeats it."""
@@ -199,16 +215,16 @@ class _Counter:
             if isinstance(node, ast.stmt):
                 if not self._holds_changes(node):
                     continue
-                self._facts.code |= self._does_something(node)
+                self._facts.code = self._facts.code or self._does_something(node)
             reader = _READERS.get(kind)
             if reader is not None:
                 reader(self, node, repeated)
             inside = (repeated or kind in _REPEATS) and kind not in _STARTS
-            for name in kind._fields:
-                child = getattr(node, name, None)
+            for name in _FIELDS[kind]:
+                child = getattr(node, name)
                 if type(child) is list:
-                    stack += [(one, inside) for one in child if isinstance(one, ast.AST) and type(one) not in _LEAVES]
-                elif isinstance(child, ast.AST) and type(child) not in _LEAVES:
+                    stack += [(one, inside) for one in child if type(one) in _FIELDS]
+                elif type(child) in _FIELDS:
                     # What a loop goes through is evaluated once.
                     stack.append((child, repeated if name == "iter" else inside))
 
@@ -221,15 +237,12 @@ class _Counter:
     def _holds_changes(self, node: Any) -> bool:
         """Whether a statement stands on a changed line, with its decorators."""
         decorators = getattr(node, "decorator_list", ())
-        first = (decorators[0] if decorators else node).lineno + self._offset
-        place = bisect_left(self._changed, first)
-        return place < len(self._changed) and self._changed[place] <= node.end_lineno + self._offset
+        place = bisect_left(self._ordered, (decorators[0] if decorators else node).lineno)
+        return place < len(self._ordered) and self._ordered[place] <= node.end_lineno
 
     def is_changed(self, node: Any) -> bool:
         """Whether a node begins on a changed line."""
-        number = node.lineno + self._offset
-        place = bisect_left(self._changed, number)
-        return place < len(self._changed) and self._changed[place] == number
+        return node.lineno in self._changed
 
     def keep(self, name: str) -> None:
         """Note a function that is there on both sides, around a changed line."""
@@ -237,7 +250,7 @@ class _Counter:
 
     def add(self, kind: str, name: str, node: Any) -> None:
         """Note one finding, if it is on a changed line."""
-        if self.is_changed(node):
+        if node.lineno in self._changed:
             fact = (kind, name)
             self._counts[fact] = self._counts.get(fact, 0) + 1
             if fact not in self._places:

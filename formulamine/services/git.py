@@ -314,7 +314,13 @@ class Git:
             pack = str(git_dir / "objects" / "pack" / "pack")
             # Run beside the new objects: git renames the pack into place, and the mirror may be on another disk.
             near = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{mirror / "objects"}"'}
-            run(["pack-objects", "--revs", "--quiet", pack], git_dir=git_dir, environment=near, stdin=_lines([tree]))
+            # No deltas are looked for beside the mirror's: xarray's pack is 0.2% larger without, in half of the time.
+            run(
+                ["pack-objects", "--revs", "--window=0", "--quiet", pack],
+                git_dir=git_dir,
+                environment=near,
+                stdin=_lines([tree]),
+            )
             made = run(["commit-tree", "-m", "source", tree], git_dir=git_dir, environment=NOBODY).decode().strip()
             run(["update-ref", "refs/heads/main", made], git_dir=git_dir)
             if tag is not None:
@@ -324,6 +330,10 @@ class Git:
         except BaseException:
             shutil.rmtree(making, ignore_errors=True)
             raise
+
+    def add_tag(self, tree: Path, tag: str) -> None:
+        """Put a lightweight tag on the one commit of what `checkout` wrote."""
+        self._process.run(["update-ref", f"refs/tags/{tag}", "refs/heads/main"], git_dir=tree / ".git")
 
     def _objects(self, mirror: Path, names: Sequence[bytes]) -> Iterator[bytes | None]:
         """Contents of objects from one process, in the order of their names; None for a missing one."""

@@ -35,6 +35,8 @@ class Change:
     """By side and file, the lines of each changed function; (0, 0) for `""`."""
     known: dict[Side, dict[str, list[tuple[int, int]]]] = field(default_factory=dict)
     """By side and file, the lines of all functions."""
+    decorated: set[str] = field(default_factory=set)
+    """Of the changed functions, those whose decorator may keep them from running as Python code."""
 
     @property
     def files(self) -> list[str]:
@@ -47,17 +49,16 @@ class Change:
         named = {(file, name or "module level") for of in self.functions.values() for file in of for name in of[file]}
         return tuple(f"{file}: {name}" for file, name in sorted(named))
 
-    def hits(self, side: Side, places: Sequence[Sequence[Any]]) -> str:
-        """The first changed function among traced `places`; empty where there is none."""
+    def hits(self, side: Side, places: Sequence[Sequence[Any]]) -> list[str]:
+        """The changed functions among traced `places`."""
+        found = []
         for file, line in places:
             changed = self.functions[side].get(file, {})
-            for name, (first, last) in changed.items():
-                if name and first <= line <= last:
-                    return f"{file}: {name}"
+            found += [f"{file}: {name}" for name, (first, last) in changed.items() if name and first <= line <= last]
             outside = not any(first <= line <= last for first, last in self.known[side].get(file, []))
             if "" in changed and outside:
-                return f"{file}: module level"
-        return ""
+                found.append(f"{file}: module level")
+        return found
 
 
 def select(lockstep: Lockstep, cases: Sequence[Case], seed: int) -> Selection:
@@ -73,14 +74,18 @@ def select(lockstep: Lockstep, cases: Sequence[Case], seed: int) -> Selection:
             change.everything = _at_import(lockstep, change)
         if change.everything:
             return Selection("all", change.everything, change.names[:NAMED])
-        reached, why = [], {}
+        reached, ran = [], set[str]()
         for case in cases if change.files else ():
-            hit, at_setup = _reaches(lockstep, case, change)
+            hits, at_setup = _reaches(lockstep, case, change)
             if at_setup:
-                return Selection("all", f"{hit} runs in the set-up of {case.name}", change.names[:NAMED])
-            if hit:
+                return Selection("all", f"{hits[0]} runs in the set-up of {case.name}", change.names[:NAMED])
+            if hits:
                 reached.append(case.name)
-                why[case.name] = hit
+                ran |= {*hits}
+        # What ran as Python code under its decorator was not hidden by it. What ran nowhere may have been.
+        if unseen := sorted(change.decorated - ran):
+            why = f"{unseen[0]} differs, which its decorator may hide from a trace"
+            return Selection("all", why, change.names[:NAMED])
     except SideDied as error:
         return Selection("all", f"cannot be traced: {error}")
     excluded = sorted({case.name for case in cases} - {*reached}, key=lambda name: number_of(seed, "excluded", name))
@@ -131,7 +136,7 @@ def _compare_file(name: str, found: dict[Side, dict[str, Any]], change: Change) 
             return f"{name}: the signature of {function} differs"
         elif one[2] != other[2]:
             if not one[4]:
-                return f"{name}: {function} differs, which its decorator may hide from a trace"
+                change.decorated.add(f"{name}: {function}")
             changed.add(function)
     if of_base["rest"] != of_head["rest"]:
         changed.add("")
@@ -147,26 +152,26 @@ def _at_import(lockstep: Lockstep, change: Change) -> str:
         answer = side.ask("imported", lockstep.limits.import_seconds, files=change.files)
         if answer is None or answer["status"] != "ok":
             return "the import cannot be traced"
-        hit = change.hits(side, answer["places"])
-        if hit or answer["blind"]:
-            return f"{hit} runs at import" if hit else f"at import, {answer['blind']}"
+        hits = change.hits(side, answer["places"])
+        if hits or answer["blind"]:
+            return f"{hits[0]} runs at import" if hits else f"at import, {answer['blind']}"
     return ""
 
 
-def _reaches(lockstep: Lockstep, case: Case, change: Change) -> tuple[str, bool]:
+def _reaches(lockstep: Lockstep, case: Case, change: Change) -> tuple[list[str], bool]:
     """What of the change a case runs, or why that cannot be told; and whether its set-up does."""
     if case.kind == "timeraw":
-        return "it runs in another interpreter", False
-    found = ""
+        return ["it runs in another interpreter"], False
+    found: list[str] = []
     for side in lockstep.sides:
         try:
             answer = side.trace(case, lockstep.core, lockstep.seed, change.files, min(TRACE_S, case.timeout))
         except CaseEnded as error:
-            return str(error), False  # measuring tells what it is
+            return [str(error)], False  # measuring tells what it is
         finally:
             side.close()
         at_setup = change.hits(side, answer["setup"])
         if at_setup:
             return at_setup, True
-        found = found or change.hits(side, answer["call"]) or str(answer["blind"])
+        found += change.hits(side, answer["call"]) or [why for why in (str(answer["blind"]),) if why]
     return found, False

@@ -6,6 +6,7 @@ case gets (`sampling`), what the seconds mean (`statistics`) and which benchmark
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -18,7 +19,7 @@ from typing import Any
 from formulamine.verify import sampling
 from formulamine.verify.cores import quietest_core
 from formulamine.verify.raw import ModuleProblem, RawCase, RawValue, Round
-from formulamine.verify.sampling import COLD_S, SETUP_SHARE, Facts, Plan
+from formulamine.verify.sampling import COLD_S, Facts, Plan
 from formulamine.verify.side import Case, CaseEnded, Launch, Limits, Sample, Side, SideDied
 from formulamine.verify.verdict import DECIDING_KINDS
 
@@ -113,6 +114,7 @@ class Lockstep:
         while modules:
             module = modules.pop(0)
             below: list[str] = []
+            self._start(self.sides, module)
             for side in self.sides:
                 try:
                     answer = side.load(module)
@@ -204,12 +206,15 @@ class Lockstep:
         except SideDied as error:
             return replace(raw, status="failed", detail=str(error))
 
-    def _start(self, order: Sequence[Side]) -> None:
-        """Bring both sides up, importing at the same time."""
+    def _start(self, order: Sequence[Side], module: str = "") -> None:
+        """Bring both sides up, importing the package and a module of the suite at the same time."""
         for side in order:
             side.start()
         for side in order:
             side.ready()
+        for side in order if module else ():
+            with contextlib.suppress(SideDied):  # `load` starts a fresh process, and asks that one
+                side.begin_load(module)
 
     def _order(self, case: Case, index: int) -> tuple[Side, ...]:
         """In turns, but which comes first in each two rounds is a matter of chance.
@@ -236,7 +241,7 @@ class Lockstep:
         teardown_seconds = 0.0
         others: dict[Side, float] = {}
         why, late_seconds = "", 0.0
-        self._start(order)
+        self._start(order, case.module)
         try:
             opened = {side: side.open(case, self.core, seed) for side in order}
             first = {side: side.sample(1, seed, case.timeout) for side in order}
@@ -284,7 +289,7 @@ class Lockstep:
         seed, order = self.seed + 1000 * len(raw.rounds), self._order(case, len(raw.rounds))
         taken: dict[Side, list[Sample]] = {side: [] for side in self.sides}
         opened: dict[Side, dict[str, Any]] = {}
-        self._start(order)
+        self._start(order, case.module)
         for pair in range(pairs):
             started = time.monotonic()
             for side in order if pair % 2 == 0 else order[::-1]:
@@ -326,16 +331,13 @@ class Lockstep:
         for side in self.sides:
             sample, count, repeated = first[side], 1, False
             while True:
-                # Set-ups between calls cost time too, and must not make a sample endless.
-                seconds = max(sample.wall, sample.spent / SETUP_SHARE) / count
-                wanted = facts.fixed or math.ceil(facts.sample_s / seconds)
-                calls_in = (seconds, sample.spent / count)
+                wanted = facts.fixed or math.ceil(facts.sample_s * count / sample.spent)
                 # The very first call may fill caches: it alone says little, unless it already took long.
                 if sample.spent > COLD_S or (repeated and 2 * count >= wanted):
                     break
                 count, repeated = min(wanted, 10 * count), True
                 sample = self._again(side, count, seed, case.timeout * 2)
-            calls.append(calls_in)
+            calls.append(sample.spent / count)
         return sampling.plan(facts, calls, pairs)
 
     def _pairs(

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-VERSION = "4"
+VERSION = "5"
 """Changes with anything that may change a verdict; it belongs in the fingerprint of whoever measures."""
 
 

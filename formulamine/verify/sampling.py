@@ -13,7 +13,11 @@ from typing import Any
 
 SAMPLE_S = 0.010  # ASV's sample_time
 LONGEST_SAMPLE_S = 1.0  # whatever a suite's own sample_time asks for
-SETUP_SHARE = 2  # a sample with set-ups between its calls may take so many times its target
+# A sample of ASV's length is cut into so many, where its calls allow that: the pace of a shared machine changes within
+# it, and sides that take turns more often see more of the same. Over 6 rounds of 9 benchmarks of psygnal and param, 60
+# pairs of an eighth of the length had the spread of 15 whole ones (0.025 and 0.026 where calls have set-ups between
+# them, 0.012 and 0.013 in loops), and 15 of half the length 0.034 and 0.021.
+PIECES = 4
 SLOW_S = 1.0  # one call of this length needs neither batches nor warming up, and gets fewer samples
 COLD_S = 5.0  # a first call of this length is not repeated to learn whether it was only cold
 ROUND_S = 2.0  # of sampling in one round, which bounds the samples of slow cases; at least one pair is taken
@@ -28,7 +32,7 @@ WORN_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Facts:
-    """What the suite says of a case once it is set up, in ASV's words."""
+    """What the suite says of a case once it is set up, in ASV's words; `sample_s` is of one of the `PIECES`."""
 
     mode: str
     number: int
@@ -49,7 +53,7 @@ class Facts:
             most_pairs=most if most >= 1 else math.inf,
             least_calls=int(answer["min_run_count"]),
             warmup_s=float(answer["warmup_time"]),
-            sample_s=min(float(answer["sample_time"]) or SAMPLE_S, LONGEST_SAMPLE_S),
+            sample_s=min(float(answer["sample_time"]) or SAMPLE_S, LONGEST_SAMPLE_S) / PIECES,
         )
 
     @property
@@ -74,21 +78,23 @@ class Plan:
     why: str = ""
 
 
-def plan(facts: Facts, calls: Sequence[tuple[float, float]], pairs: int) -> Plan:
+def plan(facts: Facts, calls: Sequence[float], pairs: int) -> Plan:
     """Choose by the slower side.
 
     Args:
         facts: Of the case.
-        calls: For each side, seconds of one call, and with what of the set-up comes between two calls.
-        pairs: Samples a side that are wanted.
+        calls: For each side, seconds of one call with the set-up that comes between two.
+        pairs: Samples a side that are wanted, if each were as long as one of ASV's.
     """
-    slowest = max(seconds for seconds, _ in calls)
-    number = facts.fixed or math.ceil(facts.sample_s / slowest)
-    pair_seconds = number * sum(spent for _, spent in calls)
-    slow = number == 1 and max(spent for _, spent in calls) >= SLOW_S
-    wanted = max(pairs, math.ceil(facts.least_calls / number))
-    taken = max(1, int(min(wanted, facts.most_pairs, ROUND_S / pair_seconds)))
-    warm_ups = 1 if facts.warmup_s < 0 else math.ceil(min(facts.warmup_s, WARM_S) / (pair_seconds / 2))
+    number = facts.fixed or math.ceil(facts.sample_s / max(calls))
+    pair_seconds = number * sum(calls)
+    pieces = min(max(int(2 * PIECES * facts.sample_s / pair_seconds), 1), PIECES)
+    slow = number == 1 and max(calls) >= SLOW_S
+    wanted = max(pairs * pieces, math.ceil(facts.least_calls / number))
+    taken = max(1, int(min(wanted, facts.most_pairs * pieces, ROUND_S / pair_seconds)))
+    # Of a call that makes a sample by itself, the first of the round has warmed up enough.
+    usual = pieces if number > 1 else 0
+    warm_ups = usual if facts.warmup_s < 0 else math.ceil(min(facts.warmup_s, WARM_S) / (pair_seconds / 2))
     return Plan(number, taken, warm_ups, slow, pair_seconds)
 
 

@@ -137,6 +137,8 @@ class Side:
         """Whether the next process notes what its imports run; it is none to measure with."""
         self.suite = ""
         self._imported: set[str] = set()
+        self._loading = ""
+        """The module whose import is what was asked for last."""
         self._caches: set[str] = set()
 
     def start(self) -> None:
@@ -149,7 +151,7 @@ class Side:
             if self._deaths > DEATHS:
                 raise SideBroken("harness_failed", f"{self.name}: the interpreter ended {DEATHS} times")
             self._process, self._buffer, self._ready = self._launch(), b"", False
-            self._imported, self._caches = set(), set()
+            self._imported, self._loading, self._caches = set(), "", set()
             try:
                 self.send("start", hash_seed=self.hash_seed, tracing=self.tracing)
             except SideDied as error:
@@ -180,6 +182,7 @@ class Side:
         assert self._process is not None
         assert self._process.stdin is not None
         self._request += 1
+        self._loading = ""  # whose answer nobody waits for any more
         try:
             self._process.stdin.write(json.dumps({"id": self._request, "op": operation, **fields}).encode() + b"\n")
             self._process.stdin.flush()
@@ -224,16 +227,28 @@ class Side:
         self.send(operation, **fields)
         return self.receive(limit)
 
+    def begin_load(self, module: str) -> None:
+        """Ask for the import of one module of the suite, as far as this process has not; `load` gets the answer.
+
+        Raises:
+            SideDied: The side ended.
+        """
+        self.ready()
+        if module not in self._imported and module != self._loading:
+            self.send("import", module=module)
+            self._loading = module
+
     def load(self, module: str) -> dict[str, Any]:
         """Import one module of the suite, as far as this process has not; its listing, empty where it was there.
 
         Raises:
             CaseEnded: It does not import.
         """
-        self.ready()
+        self.begin_load(module)
         if module in self._imported:
             return {}
-        answer = self.ask("import", self._limits.import_seconds, module=module)
+        answer = self.receive(self._limits.import_seconds)
+        self._loading = ""
         if answer is None:
             self.end()
             raise CaseEnded("timeout", f"{self.name}: {module} does not import in time")

@@ -44,7 +44,7 @@ def test_whatever_may_decide_it_sets_them_apart(other: dict[str, object]) -> Non
     [
         {"backend": "unheard_of.build"},
         {"path": ("_build",)},
-        {"setup_py": b"", "backend": "setuptools.build_meta"},
+        {"setup_py": b"import os\n", "backend": "setuptools.build_meta"},
         {"setup_cfg": b"[metadata]\nversion = attr: toy.version\n", "backend": "setuptools.build_meta"},
         {"pyproject": b'[tool.hatch.build.hooks.custom]\npath = "hook.py"\n'},
         {"pyproject": b'[tool.hatch.metadata.hooks.custom]\n'},
@@ -55,3 +55,33 @@ def test_whatever_may_decide_it_sets_them_apart(other: dict[str, object]) -> Non
 )  # fmt: skip
 def test_a_backend_that_runs_code_of_the_tree_is_asked_for_each_commit(other: dict[str, object]) -> None:
     assert key(**other) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        b"",
+        b'"""Build."""\nimport setuptools\n\nsetuptools.setup()\n',
+        b'from setuptools import setup\nsetup(use_scm_version={"fallback_version": "9999"})\n',
+        b'from setuptools import setup\nif __name__ == "__main__":\n    setup(name="toy", packages=["toy"])\n',
+    ],
+)
+def test_a_setup_py_that_only_calls_setup_with_literals_reads_nothing_of_the_tree(setup: bytes) -> None:
+    assert key("setuptools.build_meta", setup_py=setup) not in (None, key("setuptools.build_meta", setup_py=b"#\n"))
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        b"from setuptools import setup\nimport versioneer\nsetup()\n",
+        b"from setuptools import setup, find_packages\nsetup(packages=find_packages())\n",
+        b"from setuptools import setup\nsetup(version=open('VERSION').read())\n",
+        b"from setuptools import setup\nsetup(**{})\n",
+        b"from setup import setup\nsetup()\n",
+        b"from setuptools import setup as setup\nother()\n",
+        b"from setuptools import setup\nif open('x'):\n    setup()\n",
+        b"def setup(:\n",
+    ],
+)
+def test_a_setup_py_with_code_is_asked_for_each_commit(setup: bytes) -> None:
+    assert key("setuptools.build_meta", setup_py=setup) is None

@@ -90,6 +90,22 @@ def test_pins_are_installed_and_compared(bench: Workbench, index: Index) -> None
         facts.side_facts(pair, pair.head, bench.sandbox(), 1024)
 
 
+def test_what_is_installed_is_compiled_and_still_gives_way_to_its_source(bench: Workbench, index: Index) -> None:
+    index.add("alpha", "1.0", day(1))
+    pair = pair_of(bench, built(bench, project("import alpha\ndef work(): return alpha\n"), pins=["alpha==1.0"]))
+    packages = pair.base.environment / "lib" / f"python{SERIES}" / "site-packages"
+    import_it = [pair.base.seen.python, "-B", "-v", "-c", "import alpha; print(alpha.__version__)"]
+
+    def imported() -> tuple[str, bool]:
+        done = subprocess.run(import_it, check=True, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+        (compiled,) = packages.glob("__pycache__/alpha.*.pyc")
+        return done.stdout.strip(), f"{compiled} matches" in done.stderr
+
+    assert imported() == ("1.0", True)
+    (packages / "alpha.py").write_text("__version__ = 'changed'\n")
+    assert imported() == ("changed", False)
+
+
 def test_a_version_that_is_written_differently_is_the_same_pin(bench: Workbench) -> None:
     image = built(bench, project())
     side = pair_of(bench, image).head

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import uv
 
-from formulamine.build import tampering
+from formulamine.build import bytecode, tampering
 from formulamine.services.resolver import Interpreter
 from formulamine_tests.build.workbench import SERIES
 
@@ -114,6 +114,30 @@ def test_a_file_that_no_distribution_brought(environment: Path, path: str) -> No
     place.parent.mkdir(exist_ok=True)
     place.write_text("x")
     found(environment, "is listed by no distribution")
+
+
+def test_bytecode_of_what_a_distribution_brought_is_ours(environment: Path) -> None:
+    packages = packages_of(environment)
+    bytecode.main(str(environment / "lib"))
+    (compiled,) = packages.glob("alpha/__pycache__/*.pyc")
+    assert scan(environment) == []
+    for name in (f"more.{sys.implementation.cache_tag}.pyc", "__init__.cpython-27.pyc", "__init__.pyc"):
+        other = compiled.with_name(name)
+        other.write_bytes(compiled.read_bytes())
+        found(environment, f"{re.escape(name)} is listed by no distribution")
+        other.unlink()
+    # Believed whatever its source says (PEP 552, unchecked): it would run in its place.
+    compiled.write_bytes(compiled.read_bytes()[:4] + (1).to_bytes(4, "little") + compiled.read_bytes()[8:])
+    found(environment, "is listed by no distribution")
+
+
+def test_bytecode_that_a_distribution_brought_goes(environment: Path) -> None:
+    package = packages_of(environment) / "alpha"
+    for folder in (package, package / "tests"):
+        (folder / "__pycache__").mkdir(parents=True)
+        (folder / "__pycache__" / "gone.cpython-311.pyc").write_bytes(b"x")
+    bytecode.main(str(environment / "lib"))
+    assert [path.name for path in package.rglob("*.pyc")] == [f"__init__.{sys.implementation.cache_tag}.pyc"]
 
 
 @pytest.mark.parametrize("name", ["git", "gcc", "sh"])

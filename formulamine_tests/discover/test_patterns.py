@@ -28,6 +28,13 @@ def test_what_is_found_is_what_python_finds_one_by_one(text: str) -> None:
     assert found == alone
 
 
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(texts.map(lambda text: text.replace("\n", " ")), max_size=9))
+def test_lines_that_are_read_together_hold_what_each_holds(lines: list[str]) -> None:
+    found = [(name, at, match.span()) for name, at, match in TOGETHER.search_lines(lines)]
+    assert found == [(name, at, match.span()) for at, line in enumerate(lines) for name, match in TOGETHER.search(line)]
+
+
 TOGETHER = Patterns(dict(enumerate(EVERY)))
 
 

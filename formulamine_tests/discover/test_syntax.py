@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulamine.discover import syntax_signals
-from formulamine.discover.diff import Hunk
+from formulamine.discover.diff import FileDiff, Lines
 from formulamine.discover.sieve_rules import load_rules
 from formulamine.discover.syntax import Facts, read
 from formulamine.discover.syntax_signals import SYNTAX_SIGNALS, Change
@@ -17,12 +17,10 @@ from formulamine.discover.syntax_signals import SYNTAX_SIGNALS, Change
 
 def change(text: str) -> Change:
     """Both sides of a hunk whose lines start with `-`, `+` or a blank."""
-    hunk = Hunk(10, 20, tuple(text.splitlines()))
+    (hunk,) = FileDiff("a.py", "a.py", text="\n@@ -10 +20 @@\n" + text).hunks
     before, after = Facts(), Facts()
-    removed = frozenset(n for n, line in hunk.before() if f"-{line}" in hunk.lines)
-    added = frozenset(n for n, line in hunk.after() if f"+{line}" in hunk.lines)
-    read(before, "a.py", hunk.before(), removed)
-    read(after, "a.py", hunk.after(), added)
+    read(before, "a.py", hunk.before)
+    read(after, "a.py", hunk.after)
     return Change(before, after, load_rules().words)
 
 
@@ -127,11 +125,11 @@ def test_a_signal_shows_a_changed_line(name: str) -> None:
 )
 def test_code_is_read_although_a_hunk_cuts_it(text: str) -> None:
     facts = Facts()
-    lines = list(enumerate(text.splitlines(), 5))
-    read(facts, "a.py", lines, frozenset(number for number, _ in lines))
+    lines = text.splitlines()
+    read(facts, "a.py", Lines(5, lines, range(len(lines))))
     assert facts.counts.get(("call", "f")) == 1
     _, number = facts.places["call", "f"]
-    assert "f(x)" in dict(lines)[number]
+    assert "f(x)" in lines[number - 5]
 
 
 SOURCE = inspect.getsource(syntax_signals)
@@ -139,13 +137,12 @@ SOURCE = inspect.getsource(syntax_signals)
 
 @given(st.integers(0, 30), st.integers(1, 30))
 def test_any_piece_of_a_program_can_be_read(start: int, length: int) -> None:
-    lines = list(enumerate(SOURCE.splitlines(), 1))[start : start + length]
+    lines = SOURCE.splitlines()[start : start + length]
     facts = Facts()
-    read(facts, "a.py", lines, frozenset(number for number, _ in lines))
-    assert all(any(number == at for at, _ in lines) for _, number in facts.places.values())
+    read(facts, "a.py", Lines(start, lines, range(len(lines))))
+    assert all(start <= number < start + length for _, number in facts.places.values())
 
 
 @given(st.text(alphabet="abc ()[]{}:'\"#\n\t=\\\0@", max_size=200))
 def test_whatever_the_lines_are_nothing_is_raised(text: str) -> None:
-    lines = list(enumerate(text.split("\n"), 1))
-    read(Facts(), "a.py", lines, frozenset({1}))
+    read(Facts(), "a.py", Lines(1, text.split("\n"), [0]))

@@ -14,6 +14,7 @@ from formulamine.build.failures import MissingSystemPackage
 from formulamine.build.pair import Pair
 from formulamine.build.reasons import ImageReason
 from formulamine.items import Done, Failed
+from formulamine.services import docker_engine
 from formulamine.services.docker_engine import Engine
 from formulamine.tables import Image
 from formulamine_tests.build.workbench import Workbench, project
@@ -161,6 +162,23 @@ def test_a_setup_that_leaves_links_and_devices_reaches_nothing(dock: DockerBench
     with tarfile.open(fileobj=saved) as whole:
         names = [name for name in whole.getnames() if "stolen" in name or "pipe" in name]
     assert not names
+
+
+def test_a_build_that_gives_back_what_nobody_takes_has_failed(
+    dock: DockerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_engine, "TAKEN_MB", 1)
+    hook = """
+    def build_wheel(output, settings=None, metadata=None, real=build_wheel):
+        with open("src/toy/large.py", "w") as file:
+            file.write("#" * (2 << 20))
+        return real(output)
+    """
+    outcome = dock.image_step()(dock.simple_input(dock.repository(project(hook=hook), HEAD)))
+    assert isinstance(outcome, Failed), outcome
+    assert (outcome.reason, outcome.infrastructure) == (ImageReason.BUILD_FAILED, False)
+    assert "what was built cannot be taken" in outcome.error
+    assert "over 1 MB" in outcome.error
 
 
 @pytest.mark.parametrize("alive", [True, False])

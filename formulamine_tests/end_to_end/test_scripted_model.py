@@ -1,7 +1,9 @@
-"""A month that a scripted model judges: killed, resumed, over its budget, and carried to its end."""
+"""A month that a scripted model judges and states: killed in both, resumed, over its budget, carried to its end."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import subprocess
 import threading
@@ -14,111 +16,147 @@ from typing import Any
 import polars as pl
 import pytest
 
-from formulamine_tests.end_to_end.conftest import in_process
-from formulamine_tests.end_to_end.runs import COMMAND, CONFIG, MONTH, Ended, environment, table
+from formulamine.demo.sample import REPOSITORY
+from formulamine_tests.end_to_end.conftest import Demo, in_process
+from formulamine_tests.end_to_end.runs import (
+    COMMAND,
+    MONTH,
+    Ended,
+    endings,
+    environment,
+    expected_endings,
+    table,
+)
 from formulamine_tests.llm_server import LlmServer, Received, Reply, Says, Status
-from formulamine_tests.services.histories import History, day
 
-CANDIDATES = 6
-KILLED_AT = 3  # requests
-NO: dict[str, Any] = {
-    "evidence": ["return sum(x for x in xs)"], "reason": "The same work.", "is_performance": False,
-    "category": "uncategorized", "difficulty": "easy",
-}  # fmt: skip
+pytestmark = [pytest.mark.network, pytest.mark.bubblewrap]
+JUDGED, STATED = 9, 3  # pull requests of the demo that reach either task
+KILLED_AT = {"classifications": 3, "problem_statements": 2}  # requests of each
+NO_PERFORMANCE = "Spans that touch are one span"
 PAID = (900, 100)  # tokens of each answer
+LITTLE = 500  # tokens: one request is let through as long as something is left
+NOTHING_SAID: dict[str, Any] = {
+    "initial_observations": [], "triage": [], "solution_overview": [], "solution_observations": [],
+}  # fmt: skip
+
+
+class Model:
+    """Answers for both tasks, and kills a process that waits for the answer at which it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.victim: subprocess.Popen[bytes] | None = None
+        self.dead = threading.Event()
+
+    def __call__(self, received: Received) -> Reply:
+        stating = "solution_overview" in json.dumps(received.body["tools"])
+        task = "problem_statements" if stating else "classifications"
+        self.asked[task] += 1
+        if self.victim is not None and self.asked[task] == KILLED_AT[task]:
+            self.victim.send_signal(signal.SIGKILL)
+            self.dead.wait(30)
+            return Status(503)  # nobody is there to read it, and nothing is billed
+        return Says(NOTHING_SAID if stating else judgement(received.user), tokens=PAID)
+
+    def kill(self, command: list[str], home: Path, variables: dict[str, str]) -> int:
+        """Run a command until it is killed, and return its exit code."""
+        self.dead.clear()
+        self.victim = subprocess.Popen(
+            command, cwd=home.parent, env=environment(home, variables), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        code = self.victim.wait(120)
+        self.victim = None
+        self.dead.set()
+        return code
+
+
+def judgement(question: str) -> dict[str, Any]:
+    """What the demo expects of its pull requests, with the title as evidence."""
+    title = question.partition("Title: ")[2].partition("\n")[0]
+    yes = title != NO_PERFORMANCE
+    return {
+        "evidence": [title], "reason": "As told.", "is_performance": yes,
+        "category": "use_better_algorithm" if yes else "uncategorized", "difficulty": "easy",
+    }  # fmt: skip
 
 
 @dataclass
 class Month:
-    """What each of three runs left behind."""
+    """What the runs left behind, by the task in which each was killed or out of money."""
 
     server: LlmServer
-    killed: int = 0
-    """Exit code of the first one."""
+    home: Path
+    killed: dict[str, int] = field(default_factory=dict)
+    """Exit codes."""
+    asked: dict[str, int] = field(default_factory=dict)
+    """Requests of the task until the kill."""
     ended: list[Ended] = field(default_factory=list)
-    tables: list[pl.DataFrame] = field(default_factory=list)
-    asked: list[int] = field(default_factory=list)
-    """Requests until each run's end."""
-
-
-def repository(path: Path) -> None:
-    """Pull requests that pass the sieve, each of a file of its own."""
-    files = {f"p/m{number}.py": "def f(xs):\n    return sum([x for x in xs])\n" for number in range(CANDIDATES)}
-    made = History()
-    last = made.commit("Start", day(5, month=1), {"asv.conf.json": CONFIG, "benchmarks/b.py": "", **files})
-    for number in range(CANDIDATES):
-        change = {f"p/m{number}.py": "def f(xs):\n    return sum(x for x in xs)\n"}
-        last = made.commit(f"Speed up part {number} (#{number + 1})", day(number + 1), dict(change), start=last)
-    made.commit("Later", day(2, month=3), {"p/later.py": "B = 2\n"}, start=last)
-    made.write(path)
+    over_budget: dict[str, pl.DataFrame] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
 
 
 @pytest.fixture(scope="module")
-def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Month]:
-    folder = tmp_path_factory.mktemp("scripted")
-    home = folder / "home"
-    repository(folder / "repository")
-    server = LlmServer()
+def month(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Month]:
+    """The demo's month once more where its environments, images and measurements are in the ledger."""
+    home = Path(shutil.copytree(demo.home, tmp_path_factory.mktemp("scripted") / "home", symlinks=True))
+    model = Model()
+    server = LlmServer(model)
+    told = Month(server, home, requests=model.asked)
     variables = {
         "OPENAI_API_KEY": "sk-test-0123456789",
         "NO_PROXY": "127.0.0.1",
         "FORMULAMINE_JUDGE_MODELS": "openai:gpt-5-nano",
+        "FORMULAMINE_STATEMENT_MODELS": "openai:gpt-5-nano",
         "FORMULAMINE_OPENAI_BASE_URL": server.openai_url,
         "FORMULAMINE_JUDGE_WORKERS": "1",
         "FORMULAMINE_LLM_MAX_OUTPUT_TOKENS": "200",
     }
-    arguments = ["month", MONTH, "--repo", f"a/b={folder / 'repository'}", "--select", "discover,judge"]
-    dead = threading.Event()
-
-    def reply(received: Received) -> Reply:
-        if len(server.received) == KILLED_AT and not dead.is_set():
-            process.send_signal(signal.SIGKILL)
-            dead.wait(30)
-            return Status(503)  # nobody is there to read it, and nothing is billed
-        return Says(NO, tokens=PAID)
-
-    server.always = reply
-    told = Month(server)
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=folder, env=environment(home, variables), stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    told.killed = process.wait(120)
-    dead.set()
-    told.asked.append(len(server.received))
-    for budget in (1_500, 100_000):  # enough for the next answer and half of one, and for all
-        limits = {"FORMULAMINE_LLM_BUDGET_TOKENS": str(budget)}
-        told.ended.append(in_process(home, *arguments, variables=variables | limits))
-        told.tables.append(table(home, "classifications"))
-        told.asked.append(len(server.received))
+    arguments = ["month", MONTH, "--repo", f"{REPOSITORY}={demo.home / 'sample.git'}"]
+    for task in KILLED_AT:
+        # Judging alone, or all of it: what is killed in its statements judges the rest first.
+        selected = [*arguments, *(["--select", "discover,judge"] if task == "classifications" else [])]
+        told.killed[task] = model.kill([*COMMAND, *selected], home, variables)
+        told.asked[task] = model.asked[task]
+        little = variables | {"FORMULAMINE_LLM_BUDGET_TOKENS": str(LITTLE)}
+        told.ended.append(in_process(home, *selected, variables=little))
+        told.over_budget[task] = table(home, task)
+    told.ended.append(in_process(home, *arguments, variables=variables))
     yield told
     server.close()
 
 
-def test_the_first_run_was_killed_while_it_waited_for_an_answer(month: Month) -> None:
-    assert month.killed == -signal.SIGKILL
-    assert month.asked[0] == KILLED_AT
+def test_runs_were_killed_while_they_waited_for_an_answer(month: Month) -> None:
+    assert month.killed == dict.fromkeys(KILLED_AT, -signal.SIGKILL)
+    assert month.asked == KILLED_AT
 
 
-def test_over_budget_the_rest_is_deferred(month: Month) -> None:
-    assert month.ended[0].code == 0, month.ended[0].err
-    counts = Counter(month.tables[0].select("status", "reason").rows())
-    judged = counts["rejected", "not_performance"]
-    assert counts == {("rejected", "not_performance"): judged, ("deferred", "budget"): CANDIDATES - judged}
-    assert KILLED_AT - 1 < judged < CANDIDATES
+def test_what_is_deferred_keeps_the_month_from_its_release(month: Month) -> None:
+    judged, without_all, last = month.ended
+    assert [one.err for one in (judged, last) if one.code] == []
+    assert without_all.code != 0
+    assert "(1 problem_statements budget)" in without_all.err
+
+
+@pytest.mark.parametrize(("task", "items"), [("classifications", JUDGED), ("problem_statements", STATED)])
+def test_over_budget_the_rest_is_deferred(month: Month, task: str, items: int) -> None:
+    counts = Counter(month.over_budget[task].select("status", "reason").rows())
+    deferred = counts["deferred", "budget"]
+    assert {status for status, _ in counts} <= {"done", "rejected", "deferred"}
+    assert sum(counts.values()) == items
+    assert items - deferred == KILLED_AT[task], "what was paid before the kill, and the one answer that was let through"
 
 
 def test_the_next_run_goes_on_and_no_call_is_paid_twice(month: Month) -> None:
-    assert month.ended[1].code == 0, month.ended[1].err
-    rows = month.tables[1]
-    assert rows["status"].to_list() == ["rejected"] * CANDIDATES
-    assert month.asked[-1] == CANDIDATES + 1, "but for the one that was cut off, each was asked once"
-    assert month.server.tokens == CANDIDATES * sum(PAID)
+    assert endings(month.home) == expected_endings()
+    assert month.requests == {"classifications": JUDGED + 1, "problem_statements": STATED + 1}
+    assert month.server.tokens == (JUDGED + STATED) * sum(PAID), "but for the two cut off, each was answered once"
 
 
 def test_the_tokens_of_the_ledger_are_those_on_the_bill(month: Month) -> None:
-    rows = month.tables[1]
-    assert rows["tokens"].sum() == month.server.tokens
-    assert rows["tokens"].to_list() == [sum(PAID)] * CANDIDATES
-    assert (rows["cost_usd"] > 0).all()
-    assert set(rows["judge"]) == {"openai:gpt-5-nano"}
+    judged, stated = (table(month.home, task) for task in KILLED_AT)
+    paid = [*judged["tokens"], *stated["extraction_tokens"]]
+    assert paid == [sum(PAID)] * (JUDGED + STATED)
+    assert sum(paid) == month.server.tokens
+    assert (pl.concat([judged["cost_usd"], stated["cost_usd"]]) > 0).all()
+    assert set(judged["judge"]) == set(stated["extracted_by"]) == {"openai:gpt-5-nano"}

@@ -51,6 +51,13 @@ def hidden_by(function):
 def decorated():
     return 1
 
+def replaced_by(function):
+    return lambda: 1
+
+@replaced_by
+def compiled():
+    return 5
+
 class Thing:
     size = 3
 
@@ -84,7 +91,7 @@ class Cached:
     def setup_cache(self): return toy.other()
     def time_it(self, cache): cache + 1
 """
-DECORATED = "@hidden_by\ndef decorated():\n    return 1"
+DECORATED = "@hidden_by\ndef decorated():\n    return 1\n"
 BLIND = {"bench.time_elsewhere", "bench.timeraw_import"}
 
 
@@ -108,6 +115,8 @@ def choice(toy: MakeToy, old: str, new: str, **files: str) -> Selection:
         ("return n + 1", "return 1 + n", {"bench.time_cached"}),
         ("self.size * 2", "2 * self.size", {"bench.time_thing"}),
         ("self.size / 2", "0.5 * self.size", {"bench.time_half"}),
+        # Whatever this decorator does, the function runs as Python code.
+        (DECORATED, DECORATED.replace("return 1", "return 2"), {"bench.time_decorated"}),
         # Comments, what is told to people, and another version of the same code are no change.
         ("    return sum(map", "    # all of it\n    return sum(map", set()),
         ('"""Add up."""', '"""Add all up."""', set()),
@@ -138,12 +147,8 @@ def test_a_case_is_reached_where_it_runs_a_changed_function(
         ("[1, 2, 3]", "[1, 2, 3, 4]", "in_setup runs in the set-up of bench.Made.time_it"),
         ("range(10)", "range(11)", "other runs in the set-up of bench.Cached.time_it"),
         ("maxsize=None", "maxsize=9", "the signature of cached differs"),
-        (
-            DECORATED,
-            DECORATED.replace("return 1", "return 2"),
-            "decorator may hide",
-        ),
-        (DECORATED, "decorated = print", "comes or goes with a decorator"),
+        ("return 5", "return 6", "compiled differs, which its decorator may hide"),
+        (DECORATED, "decorated = print\n", "comes or goes with a decorator"),
     ],
 )
 def test_everything_is_measured_where_a_trace_would_not_tell(toy: MakeToy, old: str, new: str, why: str) -> None:

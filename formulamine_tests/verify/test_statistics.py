@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 from formulamine.verify import statistics
 from formulamine.verify.statistics import (
     AGAIN_LOOKS,
+    GIVE_UP_FROM,
+    LOOKS,
     Difference,
     clock_of,
     interval,
@@ -76,7 +79,7 @@ def test_rounds_that_agree_by_luck_have_the_floor_as_their_spread() -> None:
 @given(st.dictionaries(st.text(max_size=3), st.floats(min_value=-2, max_value=2), max_size=200))
 def test_the_screen_keeps_the_extremes_of_both_tails(estimates: dict[str, float]) -> None:
     faster, slower = keep(estimates)
-    most = max(3, math.ceil(0.04 * len(estimates)))
+    most = max(5, math.ceil(0.04 * len(estimates)))
     assert len(faster) == min(most, sum(value >= math.log(1.03) for value in estimates.values()))
     assert len(slower) == min(most, sum(value <= -math.log(1.03) for value in estimates.values()))
     left = set(estimates) - set(faster)
@@ -86,7 +89,7 @@ def test_the_screen_keeps_the_extremes_of_both_tails(estimates: dict[str, float]
 
 def test_a_side_that_times_out_is_kept_first() -> None:
     faster, slower = keep({"a": 0.5, "b": math.inf, "c": 0.6, "d": 0.7, "e": -math.inf})
-    assert faster == ("b", "d", "c")
+    assert faster == ("b", "d", "c", "a")
     assert slower == ("e",)
 
 
@@ -136,9 +139,26 @@ def test_what_a_first_session_finds_has_to_be_found_again() -> None:
     assert settle(cpu(FOUND), 1, ("faster",), 1.05, 1.02).decision == "again"
     assert settle(cpu(FOUND, FOUND), 1, ("faster",), 1.05, 1.02).decision == "faster"
     gone = settle(cpu(FOUND, [0.0, 0.01, -0.01, 0.0]), 1, ("faster",), 1.05, 1.02)
-    assert (gone.decision, gone.again) == ("dropped", AGAIN_LOOKS[0])
+    assert (gone.decision, gone.again) == ("dropped", GIVE_UP_FROM)
     wild = settle(cpu(FOUND, [0.5, -0.3] * 6), 1, ("faster",), 1.05, 1.02)
     assert (wild.decision, wild.again) == ("unsettled", AGAIN_LOOKS[-1])
+
+
+def test_giving_up_waits_for_no_look_and_claiming_does() -> None:
+    nothing, much = [0.0, 0.01, -0.01], [0.3, 0.31, 0.29]
+    assert settle(cpu(nothing), 6, BOTH, 1.05, 1.02).decision == "dropped"
+    assert settle(cpu(nothing[:2]), 6, BOTH, 1.05, 1.02).decision == "open"
+    assert settle(cpu(much), 6, BOTH, 1.05, 1.02).decision == "open"
+    uneven = cpu([0.0, 0.08, 0.0, 0.08, 0.0, 0.0, 0.0, 0.0])
+    assert settle(uneven[:7], 6, BOTH, 1.05, 1.02).decision == "open"
+    assert (settle(uneven, 6, BOTH, 1.05, 1.02).decision, len(uneven) in LOOKS) == ("dropped", False)
+
+
+def test_nothing_is_given_up_by_cpu_time_while_wall_time_is_far_from_it() -> None:
+    naps = [Difference(one, 0.4 + 6 * one) for one in (0.01, -0.02, 0.02, -0.01)]
+    assert clock_of(naps[:3]) == "cpu"
+    assert settle(naps[:3], 6, ("faster",), 1.05, 1.02).decision == "open"
+    assert settle([replace(of, wall=of.cpu) for of in naps[:3]], 6, ("faster",), 1.05, 1.02).decision == "dropped"
 
 
 def test_wall_time_decides_where_it_disagrees_beyond_its_error() -> None:

@@ -109,6 +109,7 @@ class CaseTimer:
         self.extra = extra
         self.waits = Waits()
         self.used = False
+        gc.freeze()  # what the set-up made is not looked at before each sample
         arguments = benchmark._build_params()
         self.call: Callable[[], Any] = functools.partial(benchmark.func, *arguments) if arguments else benchmark.func
         # asv_runner 0.3 gives every timed call a fresh set-up wherever there is one, whatever `number` says; a loop
@@ -137,11 +138,12 @@ class CaseTimer:
         """Time `number` calls; `spent` also counts the set-ups between them. Seconds."""
         seed_generators(seed)
         gc.collect()
-        started = perf_counter()
+        waited, started = self.waits.seconds(), perf_counter()
         elapsed = self.ways[mode or self.mode](number)
         if self.extra:
             elapsed += self.spin(round(self.extra * number))
-        return {"cpu": elapsed.real, "wall": elapsed.imag, "spent": perf_counter() - started}
+        spent = complex(elapsed.real, perf_counter() - started)
+        return {"cpu": elapsed.real, "wall": elapsed.imag, "spent": less(spent, self.waits.seconds() - waited).imag}
 
     def value(self, seed: int) -> float:
         """What a benchmark of memory, or one that tracks a number, gives.
@@ -169,8 +171,12 @@ class CaseTimer:
         return less(elapsed, self.waits.seconds() - waited)
 
     def first_call(self, number: int) -> complex:
-        """Time single calls, each after a set-up of its own."""
-        total = 0j
+        """Time single calls, each after a set-up of its own; the median call, so many times.
+
+        ASV takes the median of single calls here as well. Their sum would go by the one call in which the machine did
+        something else: of calls of microseconds between set-ups of milliseconds it had twice the spread.
+        """
+        cpu, wall = [], []
         gc.disable()
         try:
             for _ in range(number):
@@ -181,11 +187,12 @@ class CaseTimer:
                 waited = self.waits.seconds()
                 started = both_clocks()
                 self.call()
-                elapsed = both_clocks() - started
-                total += less(elapsed, self.waits.seconds() - waited)
+                elapsed = less(both_clocks() - started, self.waits.seconds() - waited)
+                cpu.append(elapsed.real)
+                wall.append(elapsed.imag)
         finally:
             gc.enable()
-        return total
+        return number * complex(sorted(cpu)[number // 2], sorted(wall)[number // 2])
 
     def spin(self, turns: int) -> complex:
         """Time what `extra` is counted in."""
