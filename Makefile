@@ -18,8 +18,13 @@ setup: .venv/.installed
 demo: setup
 	@$(BIN)/python -m formulamine.demo
 
+# More than two cores have use for, since half of the time is waiting: for services that start and processes that end.
+# More workers gain little: some tests go to one worker together (formulamine_tests/conftest.py says which, and why).
+# To debug a test run it in one process: .venv/bin/python -m pytest FILE
+WORKERS ?= 3
+
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 dev: setup
 	@$(BIN)/formulamine dev

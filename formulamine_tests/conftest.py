@@ -44,9 +44,44 @@ SERVICES = {
 }
 
 
+# What one worker does, one test after the other: whole months of the sample. They must come to exactly its verdicts, so
+# no two are measured at once; and many tests work with what one of them left.
+MONTHS = "months"
+# The same for what uses the engine: its images and containers are counted, and those that a test made are removed.
+ENGINE = "engine"
+
+
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What writes gigabytes of images goes last: flushing them to disk holds up whatever keeps time meanwhile."""
-    items.sort(key=lambda item: item.get_closest_marker("docker") is not None)
+    """Tests of a file go to one worker, which makes the fixtures of a module once, where no mark says otherwise.
+
+    What takes longest begins first, and what is short fills the end. What writes gigabytes of images comes when most of
+    the months are done: flushing them to disk holds up whatever keeps time.
+    """
+    for item in items:
+        if item.get_closest_marker("docker"):
+            item.add_marker(pytest.mark.xdist_group(ENGINE))
+        elif "demo" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(MONTHS))
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(Path(__file__).parent))))
+    order = {MONTHS: 0, ENGINE: 2}
+    items.sort(key=lambda item: order.get(_group(item), 1 if item.path.parent.name == "end_to_end" else 3))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
+    """End at once where workers do not see groups: tests would meet that must not, and nobody would be told."""
+    if not all("@" in one for one in ids):
+        pytest.exit(
+            "groups do not reach the workers: give --dist loadgroup, and the pytest of pyproject.toml", returncode=4
+        )
+
+
+def _group(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("xdist_group")
+    assert mark is not None
+    return str(mark.args[0])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

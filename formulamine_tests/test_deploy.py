@@ -222,8 +222,8 @@ def processes(run: str) -> list[str]:
 
 @pytest.mark.docker
 def test_a_month_in_a_container_is_cancelled_from_the_ui_and_then_finishes(deployed: Any) -> None:
-    deployed("run", "--rm", "shell", "python", "-c", WRITE)
-    deployed("run", "--rm", "shell", "formulamine", "repositories", "add", f"formulamine/sample={SAMPLE}")
+    register = f'python -c "{WRITE}"; formulamine repositories add formulamine/sample={SAMPLE}'
+    deployed("run", "--rm", "shell", "sh", "-ec", register)
     eventually(loaded, 120)
 
     first = launch()
@@ -240,6 +240,7 @@ def test_a_month_in_a_container_is_cancelled_from_the_ui_and_then_finishes(deplo
     assert ended["status"] == "SUCCESS"
     assert "docker/container_id" in {tag["key"] for tag in ended["tags"]}
     released = deployed("run", "--rm", "shell", "python", "-c", RELEASED).split()
-    told = [deployed("run", "--rm", "shell", "formulamine", "lineage", f"formulamine/sample#{n}") for n in (32, 35, 38)]
-    assert released == ["32", "35", "38"], f"released: {released}\n\n" + "\n\n".join(told)
+    stories = "; ".join(f"formulamine lineage 'formulamine/sample#{number}'" for number in (32, 35, 38))
+    told = deployed("run", "--rm", "shell", "sh", "-ec", stories)
+    assert released == ["32", "35", "38"], f"released: {released}\n\n{told}"
     deployed("run", "--rm", "shell", "formulamine", "check", "2024-02")

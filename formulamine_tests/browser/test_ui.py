@@ -26,7 +26,7 @@ from formulamine_tests.end_to_end.runs import (
 )
 from formulamine_tests.end_to_end.ui import Ui, running_ui, until
 
-pytestmark = [pytest.mark.browser, pytest.mark.network, pytest.mark.bubblewrap]
+pytestmark = [pytest.mark.browser, pytest.mark.network, pytest.mark.bubblewrap, pytest.mark.xdist_group("months")]
 JOB = "/locations/formulamine.definitions/jobs/month"
 CANCELLED_WITHIN_S = 5.0
 

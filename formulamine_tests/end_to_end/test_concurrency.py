@@ -91,32 +91,39 @@ def statuses(home: Path, variables: Mapping[str, str]) -> list[str]:
             return [run.status.value for run in reversed(instance.get_runs())]
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    write_repository(tmp_path / "r")
-    return tmp_path / "r"
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository that is only read."""
+    folder = tmp_path_factory.mktemp("source")
+    write_repository(folder / "r")
+    return folder / "r"
 
 
-def alone(folder: Path, source: Path, name: str) -> dict[str, dict[str, str]]:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, dict[str, str]]:
     """What both months say where nothing else runs."""
-    home = folder / "alone"
+    home = tmp_path_factory.mktemp("alone") / "home"
     for month in (MONTH, OTHER_MONTH):
-        assert in_process(home, "month", month, "--repo", f"a/{name}={source}").code == 0
+        assert in_process(home, "month", month, "--repo", f"a/r={source}").code == 0
     return {month: contents(home, month) for month in (MONTH, OTHER_MONTH)}
 
 
-def test_two_months_at_once_end_as_they_would_alone(tmp_path: Path, source: Path, database: dict[str, str]) -> None:
+@pytest.mark.xdist_group("months at once")
+def test_two_months_at_once_end_as_they_would_alone(
+    tmp_path: Path, source: Path, alone: dict[str, dict[str, str]], database: dict[str, str]
+) -> None:
     home, repo = tmp_path / "home", ("--repo", f"a/r={source}")
     with held(home, "r"):
         runs = [Started(home, month, database, *repo) for month in (MONTH, OTHER_MONTH)]
     assert [run.end().code for run in runs] == [0, 0]
-    assert {month: contents(home, month) for month in (MONTH, OTHER_MONTH)} == alone(tmp_path, source, "r")
+    assert {month: contents(home, month) for month in (MONTH, OTHER_MONTH)} == alone
     assert statuses(home, database) == ["SUCCESS", "SUCCESS"]
     assert processes_of(home) == locks_held(home) == []
 
 
+@pytest.mark.xdist_group("months at once")
 def test_same_month_twice_is_refused_and_a_killed_one_is_carried_on(
-    tmp_path: Path, source: Path, database: dict[str, str]
+    tmp_path: Path, source: Path, alone: dict[str, dict[str, str]], database: dict[str, str]
 ) -> None:
     home, repo = tmp_path / "home", ("--repo", f"a/r={source}")
     with held(home, "r"):
@@ -131,7 +138,7 @@ def test_same_month_twice_is_refused_and_a_killed_one_is_carried_on(
     again = formulamine(home, "month", MONTH, variables=database)
     assert again.code == 0, again.err
     assert statuses(home, database) == ["FAILURE", "SUCCESS"]
-    assert contents(home) == alone(tmp_path, source, "r")[MONTH]
+    assert contents(home) == alone[MONTH]
     assert processes_of(home) == locks_held(home) == []
 
 
@@ -209,6 +216,7 @@ def test_killed_command_line_run_does_not_block_the_queue_of_the_ui(ui: Ui) -> N
     assert statuses(ui.home, ui.variables)[-2:] == ["FAILURE", "SUCCESS"]
 
 
+@pytest.mark.xdist_group("months at once")
 @pytest.mark.parametrize("part", ["dagster_webserver", "dagster._daemon"])
 def test_run_outlives_a_killed_part_of_the_ui_and_ends_truthfully(tmp_path: Path, source: Path, part: str) -> None:
     """`formulamine dev` ends with any of its parts; its code server stays until the run that it began has ended."""

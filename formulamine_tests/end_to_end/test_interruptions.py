@@ -25,7 +25,7 @@ from formulamine_tests.end_to_end.runs import (
     table,
 )
 
-pytestmark = [pytest.mark.network, pytest.mark.bubblewrap]
+pytestmark = [pytest.mark.network, pytest.mark.bubblewrap, pytest.mark.xdist_group("months")]
 SEED = 20240229
 # What the run says as it begins, and how long after that it may be hit: together the whole run is covered.
 POINTS = (

@@ -425,13 +425,14 @@ class TestBare:
         real, calls = select.select, iter([True])
 
         def held_up(*arguments: Any) -> Any:
-            if next(calls, False):
-                time.sleep(0.5)
+            waits = arguments[3] > 0  # on a busy machine it may have ended before the first look
+            if waits and next(calls, False):
+                time.sleep(0.6)
                 return [], [], []
             return real(*arguments)
 
         monkeypatch.setattr(sandbox.select, "select", held_up)
-        assert shell(bare, "echo last").output == "last\n"
+        assert shell(bare, "sleep 0.2; echo last").output == "last\n"
 
     def test_it_claims_neither_network_nor_files(self, bare: Sandbox) -> None:
         assert bare.limits == ["wall_time", "process_memory", "file_size"]
@@ -460,7 +461,7 @@ class TestBare:
         threading.Timer(0.2, cancelled.set).start()
         with pytest.raises(Cancelled):
             shell(bare, f"sleep 57.{os.getpid()}", timeout_s=60)
-        assert running(f"57.{os.getpid()}") == []
+        assert soon(lambda: running(f"57.{os.getpid()}") == [])  # a killed one may take a moment to go
 
     def test_a_short_command_takes_no_time(self, bare: Sandbox) -> None:
         assert shell(bare, "true").seconds < 0.5

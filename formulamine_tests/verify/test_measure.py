@@ -58,12 +58,14 @@ def built(bench: Workbench, base: Files, head: Files, **recipe: Any) -> MeasureI
     )  # fmt: skip
 
 
-def processes(text: str) -> list[int]:
+def processes(*texts: str) -> list[int]:
+    """Those with all of these on their command line; without a place of the test's own, other tests' count too."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if text.encode() in (entry / "cmdline").read_bytes():
+                command = (entry / "cmdline").read_bytes()
+                if all(text.encode() in command for text in texts):
                     found.append(int(entry.name))
             except (FileNotFoundError, ProcessLookupError):
                 continue
@@ -214,7 +216,7 @@ def cancels(bench: Workbench) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     until = time.monotonic() + 60
-    while len(processes("/harness")) < 2 and thread.is_alive() and time.monotonic() < until:
+    while len(processes(str(bench.home), "/harness")) < 2 and thread.is_alive() and time.monotonic() < until:
         time.sleep(0.1)
     time.sleep(1.0)
     started = time.monotonic()
