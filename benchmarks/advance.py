@@ -19,8 +19,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from formulamine.items import Done, RunOptions, Step, advance
+from formulamine.records import Record
 from formulamine.services.ledger import Ledger
-from formulamine.tables import Record
 
 MOST_OF_SQLITE, LEAST_OF_FIRST = 10.0, 10.0  # times as long as sqlite3; times faster than the first pass
 TURNS = 10

@@ -24,8 +24,9 @@ import polars as pl
 
 import formulamine
 from formulamine.demo.sample import MONTH, REPOSITORY, expected_endings, write_sample
+from formulamine.records import Status
 from formulamine.settings import Settings
-from formulamine.tables import TABLES, Status
+from formulamine.tables import TABLES
 from formulamine.verify.calibration import CONFIDENCE, at_most
 
 

@@ -26,11 +26,11 @@ from datetime import timedelta
 from keyword import kwlist
 from pathlib import Path
 
-from formulamine.discover.candidates import sieve_by_files
 from formulamine.discover.diff import DiffError, parse_patch
 from formulamine.discover.pull_requests import merged_between
-from formulamine.discover.sieve import SieveInput
+from formulamine.discover.sieve import SieveInput, sieve_by_files
 from formulamine.items import Done
+from formulamine.records import BenchmarkResult, CandidatePR, PullRequest
 from formulamine.services.container import Services
 from formulamine.settings import Settings
 from formulamine.ship import extraction
@@ -38,7 +38,6 @@ from formulamine.ship.guard import Documents, Guard, guard_of
 from formulamine.ship.identity import StandIns
 from formulamine.ship.issues import NoIssues, documents
 from formulamine.ship.statements import choose, names_of, render
-from formulamine.tables import BenchmarkResult, CandidatePR, PullRequest
 
 MOST_STOPPED = 2
 PERFORMANCE = re.compile(

@@ -40,10 +40,10 @@ from formulamine.build.images import ImageInput
 from formulamine.build.payloads import PayloadInput
 from formulamine.build.steps import backend_of, env_payloads_step, images_step
 from formulamine.items import Step
+from formulamine.records import Status
 from formulamine.services.container import Services
 from formulamine.services.sandbox import network_variables
 from formulamine.settings import Settings
-from formulamine.tables import Status
 
 SECONDS_SHARE, BYTES_SHARE = 0.15, 0.05  # bounds of the issue, for pure Python
 COMPILED_SHARE = 0.40  # its aim for seconds where a compiler cache helps

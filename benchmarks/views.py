@@ -28,11 +28,12 @@ import polars as pl
 
 from formulamine.pipeline import inputs, joined
 from formulamine.plan import STEPS
+from formulamine.records import Status
 from formulamine.services.container import Services
 from formulamine.services.ledger import Ledger
 from formulamine.services.store import Tables
 from formulamine.settings import Settings
-from formulamine.tables import SIDE_SCHEMAS, TABLES, Status, Table
+from formulamine.tables import SIDE_SCHEMAS, TABLES, Table
 
 MOST_SECONDS, MOST_MB = 2.0, 500
 REPOSITORIES = 100

@@ -19,9 +19,10 @@ import polars as pl
 from formulamine.items import LIMIT_REASON, Cancelled
 from formulamine.orchestration import CheckBody, Found, month_check
 from formulamine.pipeline import joined, project
+from formulamine.records import Status
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError
-from formulamine.tables import TABLES, Status, Table
+from formulamine.tables import TABLES, Table
 
 QUOTED = 60  # characters of a value that differs
 _NAMED_BLOB = re.compile(r"\bblob ([0-9a-f]{64})\b")

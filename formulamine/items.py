@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from formulamine.tables import Record, Status
+from formulamine.records import Record, Status
 
 if TYPE_CHECKING:  # SQLAlchemy takes a third of a second, and funnel and lineage need none of it
     from formulamine.services.ledger import Ledger

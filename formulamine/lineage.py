@@ -15,8 +15,9 @@ from typing import Any
 
 import polars as pl
 
+from formulamine.records import Status
 from formulamine.services.store import Tables
-from formulamine.tables import TABLES, Status
+from formulamine.tables import TABLES
 
 
 @dataclass(frozen=True)

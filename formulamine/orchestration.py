@@ -23,10 +23,11 @@ from formulamine.lineage import funnel
 from formulamine.partitions import MONTHS
 from formulamine.pictures import as_markdown, forest_plot, funnel_picture, speedup_picture
 from formulamine.pipeline import Materialized, inputs, joined, materialize
+from formulamine.records import Record, Status
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError, content_hash, exclusive
 from formulamine.settings import Settings
-from formulamine.tables import TABLES, Record, Status, before, owner_of
+from formulamine.tables import TABLES, before, owner_of
 from formulamine.telling import markdown as escaped
 
 CHECKS_JOB = "gates"
@@ -220,7 +221,7 @@ def pictures_of(asset: str, month: str, run: MonthRun, made: Materialized) -> di
 
 
 def columns_of(asset: str, frame: pl.DataFrame) -> list[dg.TableColumn]:
-    """Columns of a table, each with the sentence that stands under its field in `tables.py`, where there is one."""
+    """Columns of a table, each with the sentence that stands under its field in `records.py`, where there is one."""
     fields = TABLES[asset].record.model_fields
     return [
         dg.TableColumn(name, str(dtype), fields[name].description if name in fields else None)

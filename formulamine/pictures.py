@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from formulamine.lineage import AssetCount
+from formulamine.records import Status
 from formulamine.svg import MARGIN, ROW, WIDTH, Axis, Estimate, Picture, ratio, shortened
-from formulamine.tables import Status
 
 NAME_LENGTH = 50  # characters of a benchmark's name that fit beside its interval
 MOST_CONFIRMED = 30

@@ -16,9 +16,10 @@ import polars as pl
 from pydantic import ValidationError
 
 from formulamine.items import Entry, RunOptions, Step, Tally, advance
+from formulamine.records import Record, Status
 from formulamine.services.ledger import Ledger
 from formulamine.services.store import StoreError, Tables, content_hash
-from formulamine.tables import OUTCOME_SCHEMA, SIDE_SCHEMAS, TABLES, Record, Status, Table, before
+from formulamine.tables import OUTCOME_SCHEMA, SIDE_SCHEMAS, TABLES, Table, before
 
 In = TypeVar("In", bound=Record)
 

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from formulamine.items import Entry, Step, reusable
 from formulamine.pipeline import inputs
+from formulamine.records import Record, Status
 from formulamine.services.container import Services
-from formulamine.tables import TABLES, Record, Status
+from formulamine.tables import TABLES
 
 Action = Literal["reused", "recomputed", "tried again", "depends", "not reached"]
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from formulamine.lineage import AssetCount, to_json
-from formulamine.tables import TABLES, Status
+from formulamine.records import Status
+from formulamine.tables import TABLES
 from formulamine.telling import NO_BREAK, duration, markdown, table
 
 if TYPE_CHECKING:  # Dagster takes seconds to import, and telling needs none of it

@@ -21,9 +21,10 @@ from typing import Any
 import polars as pl
 
 from formulamine import lineage
+from formulamine.records import Status
 from formulamine.services.store import Tables
 from formulamine.settings import Settings
-from formulamine.tables import OUTCOME_SCHEMA, TABLES, Status
+from formulamine.tables import OUTCOME_SCHEMA, TABLES
 
 SENTENCES_FILE = Path(__file__).with_name("why_not.toml")
 PR_ID = re.compile(

@@ -21,6 +21,7 @@ import pytest
 from formulamine.build.images import ImageInput
 from formulamine.items import Done, Entry
 from formulamine.pipeline import joined, project
+from formulamine.records import PublishedRelease, Record
 from formulamine.services.container import Services
 from formulamine.services.ledger import Ledger
 from formulamine.services.resolver import Interpreter, Resolver
@@ -30,7 +31,7 @@ from formulamine.ship.assets import ended, gate_results
 from formulamine.ship.gates import ReleasedRow
 from formulamine.ship.release import compose, write
 from formulamine.ship.statements import StatementInput, StatementStep
-from formulamine.tables import TABLES, PublishedRelease, Record
+from formulamine.tables import TABLES
 from formulamine.verify.measure import record_of
 from formulamine_tests.build.conftest import interpreters, uv_cache
 from formulamine_tests.build.workbench import SERIES, Files, Workbench

@@ -17,10 +17,11 @@ import pytest
 from pydantic import BaseModel
 
 from formulamine.items import Step
+from formulamine.records import Record
 from formulamine.services.container import Services
 from formulamine.services.resolver import Resolver
 from formulamine.settings import LlmSettings, Paths, Settings, Workers
-from formulamine.tables import TABLES, Record, owner_of
+from formulamine.tables import TABLES, owner_of
 from formulamine_tests.record_step_sources import (
     RECORD,
     WITHOUT_STEP,

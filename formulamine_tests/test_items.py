@@ -21,8 +21,8 @@ import pytest
 
 from formulamine import items
 from formulamine.items import Cancelled, Deferred, Done, Failed, Outcome, Rejected, RunOptions, Step, advance
+from formulamine.records import Record
 from formulamine.services.ledger import Entry, Ledger
-from formulamine.tables import Record
 
 LOG = logging.getLogger("formulamine.test")
 

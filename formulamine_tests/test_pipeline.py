@@ -17,11 +17,12 @@ import pytest
 from formulamine.checks import well_formed
 from formulamine.items import Done, Outcome, Rejected, RunOptions, Step
 from formulamine.pipeline import Materialized, inputs, joined, materialize, project
+from formulamine.records import Record
 from formulamine.services.container import Services
 from formulamine.services.ledger import Entry, Ledger
 from formulamine.services.store import StoreError, Tables
 from formulamine.settings import Settings
-from formulamine.tables import TABLES, Record
+from formulamine.tables import TABLES
 
 MONTH = "2024-02"
 

@@ -27,13 +27,7 @@ from formulamine.items import Done, Failed, Outcome, Rejected, RunOptions, Step
 from formulamine.lineage import to_json
 from formulamine.pipeline import inputs, joined, materialize
 from formulamine.plan import STEPS
-from formulamine.redo import changes, redo
-from formulamine.services.container import Services
-from formulamine.services.resolver import Interpreter, Resolver
-from formulamine.settings import Settings
-from formulamine.ship.gates import ReleaseReason
-from formulamine.tables import (
-    TABLES,
+from formulamine.records import (
     BenchmarkResult,
     EnvPayload,
     Image,
@@ -43,6 +37,12 @@ from formulamine.tables import (
     Removed,
     SpeedupMeasurement,
 )
+from formulamine.redo import changes, redo
+from formulamine.services.container import Services
+from formulamine.services.resolver import Interpreter, Resolver
+from formulamine.settings import Settings
+from formulamine.ship.gates import ReleaseReason
+from formulamine.tables import TABLES
 
 LOG = "ab" * 32
 NO_INTERPRETERS: dict[str, Interpreter] = {}

@@ -8,21 +8,10 @@ from datetime import datetime
 import polars as pl
 import pytest
 
+from formulamine.records import FileChange, Record, Repository
 from formulamine.schemas import polars_type, record_schema, schema_hash
 from formulamine.services.store import table_schema
-from formulamine.tables import (
-    OUTCOME_SCHEMA,
-    PHASES,
-    SIDE_SCHEMAS,
-    TABLES,
-    VOLATILE_COLUMNS,
-    FileChange,
-    Record,
-    Repository,
-    Table,
-    before,
-    owner_of,
-)
+from formulamine.tables import OUTCOME_SCHEMA, PHASES, SIDE_SCHEMAS, TABLES, VOLATILE_COLUMNS, Table, before, owner_of
 
 # Fields that two tables have; of the joined row each means the first table's, as `owner_of` says.
 SHARED = {"limits": "images", "recipe_hash": "images", "sources": "env_payloads"}

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from pydantic import Field
 
 from formulamine.build.recipe import Recipe
-from formulamine.tables import Record
+from formulamine.records import Record
 
 NEAREST = 10  # built neighbours that are looked at
 SIBLINGS_WITHIN = timedelta(days=60)

@@ -24,9 +24,9 @@ from formulamine.build.folders import line_of
 from formulamine.build.manifest import Manifest, SideManifest
 from formulamine.build.pair import Pair, Side
 from formulamine.build.reasons import BuildFailed, ImageReason
+from formulamine.records import Record
 from formulamine.services.git import Git
 from formulamine.services.sandbox import Sandbox
-from formulamine.tables import Record
 
 PROBE = Path(probe.__file__)
 # Never a package under test: what wheels drop at their top level beside it.

@@ -16,9 +16,9 @@ from pydantic import Field
 
 from formulamine.build.cache import Uses, key_of, unused
 from formulamine.build.room import Cached, remove_if_old
+from formulamine.records import Record
 from formulamine.services.docker_engine import Engine, EngineError
 from formulamine.services.store import waiting, write_atomically
-from formulamine.tables import Record
 
 OURS = "formulamine/"
 """Before the name of every image that is made here."""

@@ -21,6 +21,7 @@ from formulamine.build.reasons import MENDED_OUTSIDE, BuildFailed, ImageReason, 
 from formulamine.build.recipe import Recipe
 from formulamine.build.recipe_change import Resolve
 from formulamine.items import Deferred, Done, Entry, Failed, Outcome
+from formulamine.records import Image, Record
 from formulamine.services.docker_engine import EngineError
 from formulamine.services.git import Git
 from formulamine.services.llm import Llm
@@ -30,7 +31,6 @@ from formulamine.services.resolver import IndexUnreachable, Resolver
 from formulamine.services.sandbox import ChoosesSandbox, NoSandbox, Sandbox
 from formulamine.services.store import Blobs
 from formulamine.settings import BuildSettings
-from formulamine.tables import Image, Record
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ that the same build has the same manifest wherever it was made, but for the libr
 
 from __future__ import annotations
 
-from formulamine.tables import Record
+from formulamine.records import Record
 
 MANIFEST_VERSION = "1"
 

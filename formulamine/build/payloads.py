@@ -47,11 +47,11 @@ from formulamine.build.wanted import Declared, Place, imports_of, line_of, name_
 from formulamine.discover import asv_config
 from formulamine.discover.asv_config import AsvConfig, AsvConfigError
 from formulamine.items import Done, Failed, Outcome
+from formulamine.records import EnvPayload, Record
 from formulamine.services.git import Git
 from formulamine.services.resolver import IndexUnreachable, Resolver, Unresolvable
 from formulamine.services.sandbox import NoSandbox, Sandbox, Sandboxes
 from formulamine.settings import ResolveSettings
-from formulamine.tables import EnvPayload, Record
 
 
 class PayloadReason(StrEnum):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from formulamine.build.cache import key_of
-from formulamine.tables import Record
+from formulamine.records import Record
 
 RECIPE_VERSION = "2"
 

@@ -17,8 +17,8 @@ from packaging.version import InvalidVersion, Version
 from pydantic import Field
 
 from formulamine.build.recipe import Recipe
+from formulamine.records import Record
 from formulamine.services.resolver import Unresolvable
-from formulamine.tables import Record
 
 Kind = Literal["build", "run"]
 Resolve = Callable[[Kind, Sequence[str]], list[str]]

@@ -24,10 +24,10 @@ from formulamine.build.repair import PROMPT_FILE
 from formulamine.build.suite_needs import IMPORT_NAMES_FILE
 from formulamine.build.tampering import TAMPERING_FILE
 from formulamine.items import Step
+from formulamine.records import Status
 from formulamine.services.container import Backend as BackendName
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError, Tables
-from formulamine.tables import Status
 
 ENV_PAYLOADS_VERSION = "5"
 IMAGES_VERSION = "6"

@@ -11,8 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from formulamine.discover.sieve import SieveInput, sieve
-from formulamine.discover.sieve_rules import load_rules, load_weights
+from formulamine.discover.sieve import SieveInput, sieve_by_files
 from formulamine.items import Done, Outcome, Rejected
 from formulamine.services.cores import CoreLost, Cores
 from formulamine.services.git import Git
@@ -68,8 +67,3 @@ class CandidateStep:
                 self.git.print_patches(mirror, self.merges[item.repo])
                 self._printed.add(item.repo)
         return self.git.patch(mirror, item.merge_sha)
-
-
-def sieve_by_files(item: SieveInput, patch: bytes, settings: SieveSettings) -> Done | Rejected:
-    """Sieve by the rules and weights in their files, which each process reads once."""
-    return sieve(item, patch, load_rules(), load_weights(), settings)

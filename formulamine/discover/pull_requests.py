@@ -16,8 +16,8 @@ from formulamine.discover.messages import Landing, is_bot, linked_issues, read_l
 from formulamine.discover.months import month_window
 from formulamine.discover.repositories import SOURCE_FAULTS
 from formulamine.items import Done, Failed, Outcome
+from formulamine.records import FileChange, PullRequest, Record
 from formulamine.services.git import Commit, Git
-from formulamine.tables import FileChange, PullRequest, Record
 
 
 class PullRequestReason(StrEnum):

@@ -12,6 +12,7 @@ from pathlib import Path
 from formulamine.discover import asv_config
 from formulamine.discover.months import month_window
 from formulamine.items import Done, Failed, Outcome, Rejected
+from formulamine.records import Record, Repository
 from formulamine.services.git import (
     Commit,
     DetachedHead,
@@ -24,7 +25,6 @@ from formulamine.services.git import (
     TreeEntry,
     UnreadableRepository,
 )
-from formulamine.tables import Record, Repository
 
 
 class RepositoryReason(StrEnum):

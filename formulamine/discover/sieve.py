@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from formulamine.discover.diff import FileDiff, parse_patch
-from formulamine.discover.sieve_rules import SieveRules, Weights
+from formulamine.discover.sieve_rules import SieveRules, Weights, load_rules, load_weights
 from formulamine.discover.signals import QUOTE_LENGTH, find_signals, read_by_sieve
 from formulamine.items import Done, Rejected
+from formulamine.records import CandidatePR, FileChange, Record
 from formulamine.settings import SieveSettings
-from formulamine.tables import CandidatePR, FileChange, Record
 
 CHARACTERS_PER_TOKEN = 4  # the unit of MAX_PATCH_TOKENS
 
@@ -132,6 +132,11 @@ def sieve(
             core_files=seen.core,
         )
     )
+
+
+def sieve_by_files(item: SieveInput, patch: bytes, settings: SieveSettings) -> Done | Rejected:
+    """Sieve by the rules and weights in their files, which each process reads once."""
+    return sieve(item, patch, load_rules(), load_weights(), settings)
 
 
 def _too_large(pr: SieveInput, patch: bytes, settings: SieveSettings) -> str:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from formulamine.discover.patterns import Patterns
 from formulamine.discover.syntax_signals import Words
-from formulamine.tables import Record
+from formulamine.records import Record
 
 RULES_FILE = Path(__file__).with_name("sieve_rules.toml")
 WEIGHTS_FILE = Path(__file__).with_name("sieve_weights.toml")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from formulamine.discover.syntax import Fact, Facts
-from formulamine.tables import Record
+from formulamine.records import Record
 
 Shown = tuple[str, Fact] | None
 """Where it shows: "-" before or "+" afterwards, and the fact; None where it does not."""

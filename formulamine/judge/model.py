@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from formulamine.discover.diff import parse_patch
 from formulamine.items import Deferred, Done, Failed, Outcome, Rejected
 from formulamine.judge.rules import JudgeInput, JudgeReason
+from formulamine.records import Category, Classification
 from formulamine.services.llm import Llm, Prompt, Question
 from formulamine.services.llm_budget import Spent
 from formulamine.services.llm_errors import BudgetSpent, LlmError, NoAnswer, NotNow
 from formulamine.services.store import Blobs
-from formulamine.tables import Category, Classification
 
 PROMPT_FILE = Path(__file__).with_name("prompts") / "judge.md"
 # Characters: together some 8,000 tokens. Nine patches of ten of sympy's performance work are shorter.

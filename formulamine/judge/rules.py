@@ -19,7 +19,7 @@ from typing import Literal
 from formulamine.discover.diff import FileDiff, parse_patch
 from formulamine.discover.sieve_rules import WEIGHTS_FILE, load_weights
 from formulamine.items import Done, Rejected
-from formulamine.tables import Category, Classification, Record
+from formulamine.records import Category, Classification, Record
 
 RULES_FILE = Path(__file__).with_name("judge_rules.toml")
 QUOTED_SIGNALS = 4  # the heaviest; the row of the candidate has them all

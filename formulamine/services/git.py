@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from formulamine.items import Cancelled
+from formulamine.records import FileChange
 from formulamine.services import git_source
 from formulamine.services.git_objects import Commit, Reader, TreeEntry, file_changes, parse_commit, text_of
 from formulamine.services.git_patches import KeptPatches
@@ -34,7 +35,6 @@ from formulamine.services.git_process import (
     UnreadableRepository,
 )
 from formulamine.services.git_source import NAME, Source, is_url, name_from_url
-from formulamine.tables import FileChange
 
 __all__ = [
     "NAME",

@@ -22,6 +22,7 @@ from formulamine.orchestration import (
     write_items,
 )
 from formulamine.pipeline import inputs, joined
+from formulamine.records import Removed, StatementPart, Status
 from formulamine.services.container import Services
 from formulamine.ship.gates import Held, ReleasedRow, ReleaseInput, ReleaseReason, pass_gates
 from formulamine.ship.guard import Documents, guard_of, unfounded
@@ -34,7 +35,7 @@ from formulamine.ship.steps import (
     published_release_step,
     versions,
 )
-from formulamine.tables import TABLES, Removed, StatementPart, Status
+from formulamine.tables import TABLES
 from formulamine.telling import markdown as escaped
 from formulamine.verify.calibrate import read_trials
 from formulamine.verify.calibration import told

@@ -11,12 +11,12 @@ from datetime import datetime
 from enum import StrEnum
 
 from formulamine.build.recipe import Recipe
+from formulamine.records import BenchmarkResult, OutcomeCounts, Record, Removed, StatementPart
 from formulamine.services.git import Git
 from formulamine.services.store import Blobs, StoreError
 from formulamine.settings import MeasureSettings, ReleaseSettings
 from formulamine.ship.guard import Documents, guard_of, unfounded
 from formulamine.ship.statements import confirmed, names_of, sources_of
-from formulamine.tables import BenchmarkResult, OutcomeCounts, Record, Removed, StatementPart
 from formulamine.verify.measure import RawBlob, record_of
 
 # What raw samples say again, and a row must say too.

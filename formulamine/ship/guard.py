@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formulamine.discover.diff import parse_patch
+from formulamine.records import Record, Removed, StatementPart
 from formulamine.services.git import Git
 from formulamine.services.store import Blobs
 from formulamine.ship.extraction import SOLUTION
@@ -19,7 +20,6 @@ from formulamine.ship.identity import People, StandIns
 from formulamine.ship.issues import Document
 from formulamine.ship.leak import MAX_FILE_BYTES, Base, Fix, Leak
 from formulamine.ship.sentences import stands_in
-from formulamine.tables import Record, Removed, StatementPart
 
 TEMPLATE_FILE = Path(__file__).with_name("statement.md.jinja")
 BATCH = 256  # files of a base tree read at a time

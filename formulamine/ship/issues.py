@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from formulamine.discover.messages import linked_issues
-from formulamine.tables import Record
+from formulamine.records import Record
 
 DEPTH = 2  # an issue that an issue refers to; what that one refers to is another matter
 MOST_ISSUES = 20  # of one pull request: a list of everything ("umbrella issue") tells of nothing

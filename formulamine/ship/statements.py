@@ -15,6 +15,7 @@ from enum import StrEnum
 from jinja2 import Environment, StrictUndefined
 
 from formulamine.items import Deferred, Done, Failed, Outcome, Rejected
+from formulamine.records import BenchmarkResult, ProblemStatement, Record, Removed, StatementPart
 from formulamine.services.git import Git
 from formulamine.services.llm import Answer, Llm
 from formulamine.services.llm_errors import BudgetSpent, LlmError, NoAnswer, NotNow
@@ -25,7 +26,6 @@ from formulamine.ship.extraction import BY_RULES, SHOWN, Extracted, Extraction
 from formulamine.ship.guard import TEMPLATE_FILE, Documents, Guard, guard_of
 from formulamine.ship.issues import Document, IssueSource, IssuesUnreachable, NoIssues, documents
 from formulamine.ship.sentences import stands_in
-from formulamine.tables import BenchmarkResult, ProblemStatement, Record, Removed, StatementPart
 from formulamine.verify.measure import RawBlob, record_of
 
 MOST_PARTS = 12  # sentences of a statement: a page; what comes first in title, message and issues counts most

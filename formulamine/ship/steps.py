@@ -14,6 +14,7 @@ from formulamine.discover.steps import CANDIDATE_PRS_VERSION, PULL_REQUESTS_VERS
 from formulamine.items import Done, Failed, Outcome, Step
 from formulamine.judge.rules import load_rules
 from formulamine.judge.steps import CLASSIFICATIONS_VERSION
+from formulamine.records import PublishedRelease
 from formulamine.services.container import Services
 from formulamine.ship.extraction import PROMPT_FILE
 from formulamine.ship.extraction import RULES_FILE as SECTIONS_FILE
@@ -23,7 +24,6 @@ from formulamine.ship.leak import RULES_FILE as LEAKS_FILE
 from formulamine.ship.normal import LOOKALIKES_FILE
 from formulamine.ship.release import Release
 from formulamine.ship.statements import StatementInput, StatementReason, StatementStep
-from formulamine.tables import PublishedRelease
 from formulamine.verify import protocol
 from formulamine.verify.steps import SPEEDUP_MEASUREMENTS_VERSION
 

@@ -7,9 +7,9 @@ import polars as pl
 
 from formulamine.checks import done_rows, read_table, rule, table_rules
 from formulamine.orchestration import Found, MonthRun, advance_month, month_asset
+from formulamine.records import Record, SpeedupMeasurement
 from formulamine.services.container import Services
 from formulamine.services.store import StoreError
-from formulamine.tables import Record, SpeedupMeasurement
 from formulamine.verify.calibrate import read_trials
 from formulamine.verify.calibration import passes_per_case
 from formulamine.verify.measure import MeasureInput, MeasureReason, RawBlob, record_of

@@ -25,12 +25,12 @@ from formulamine.build.pair import Pair, Side
 from formulamine.build.reasons import BuildFailed
 from formulamine.build.recipe import Recipe
 from formulamine.items import Cancelled, Deferred, Done, Failed, Outcome, Rejected
+from formulamine.records import BenchmarkResult, FileChange, Record, SpeedupMeasurement
 from formulamine.services.docker_engine import EngineError
 from formulamine.services.resolver import IndexUnreachable
 from formulamine.services.sandbox import ChoosesSandbox, NoSandbox, Running, Sandbox
 from formulamine.services.store import Blobs, waiting
 from formulamine.settings import LoadSettings, MeasureSettings
-from formulamine.tables import BenchmarkResult, FileChange, Record, SpeedupMeasurement
 from formulamine.verify import protocol, statistics
 from formulamine.verify.correctness import run_tests
 from formulamine.verify.lockstep import Lockstep, number_of

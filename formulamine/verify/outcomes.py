@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from formulamine.tables import OutcomeCounts, Record
+from formulamine.records import OutcomeCounts, Record
 
 # What a test that passed before must not become: died and timeout are those under way when the process ended or was
 # ended, not_run those behind them, of which nobody can say that they still pass.

@@ -27,10 +27,10 @@ from formulamine.build.images import HINTS, ImageInput, ImageStep
 from formulamine.build.reasons import ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.items import Deferred, Done, Failed, RunOptions, Step, advance
+from formulamine.records import Image
 from formulamine.services import llm_requests
 from formulamine.services.ledger import Ledger
 from formulamine.settings import LlmSettings
-from formulamine.tables import Image
 from formulamine_tests.build.test_recipe_change import RECIPE, change, setting
 from formulamine_tests.build.workbench import MERGED, Workbench, project
 from formulamine_tests.llm_server import LlmServer, Says

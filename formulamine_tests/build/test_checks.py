@@ -14,9 +14,9 @@ from formulamine.build.reasons import ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.checks import well_formed
 from formulamine.items import Done
+from formulamine.records import Image
 from formulamine.services.container import Services
 from formulamine.services.resolver import Interpreter
-from formulamine.tables import Image
 from formulamine_tests.build.tables_of import MONTH, month_of, spoiled
 from formulamine_tests.build.workbench import SERIES, Workbench, project
 

@@ -18,9 +18,9 @@ from formulamine.build.pair import Pair
 from formulamine.build.reasons import BuildFailed, ImageReason
 from formulamine.build.recipe import Recipe
 from formulamine.items import Done, Failed
+from formulamine.records import Image
 from formulamine.services.sandbox import Isolation, Sandboxes
 from formulamine.settings import BuildSettings, DiskSettings
-from formulamine.tables import Image
 from formulamine_tests.build.workbench import SERIES, Files, Index, Workbench, project
 from formulamine_tests.services.histories import day
 

@@ -7,8 +7,8 @@ import pytest
 from formulamine.build import wheels
 from formulamine.build.payloads import PayloadReason
 from formulamine.items import Done, Failed
+from formulamine.records import EnvPayload
 from formulamine.settings import BuildSettings, ResolveSettings
-from formulamine.tables import EnvPayload
 from formulamine_tests.build.workbench import MERGED, SERIES, Files, Index, Workbench, project
 from formulamine_tests.services.histories import day
 

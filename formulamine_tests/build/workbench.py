@@ -27,13 +27,13 @@ from formulamine.build.backend import TOOLS
 from formulamine.build.images import ImageInput, ImageStep
 from formulamine.build.local import LocalBackend
 from formulamine.build.payloads import PayloadInput, PayloadStep
+from formulamine.records import EnvPayload
 from formulamine.services.git import Git
 from formulamine.services.llm import Llm
 from formulamine.services.resolver import Interpreter, Resolver
 from formulamine.services.sandbox import ChoosesSandbox, Isolation, Sandbox, Sandboxes
 from formulamine.services.store import Blobs
 from formulamine.settings import BuildSettings, DiskSettings, LlmSettings, ResolveSettings
-from formulamine.tables import EnvPayload
 from formulamine_tests.services.histories import History, day
 
 SERIES = f"{sys.version_info[0]}.{sys.version_info[1]}"

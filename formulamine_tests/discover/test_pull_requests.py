@@ -13,8 +13,8 @@ from formulamine.discover.pull_requests import (
     recount,
 )
 from formulamine.items import Done, Failed
+from formulamine.records import FileChange, PullRequest
 from formulamine.services.git import Git
-from formulamine.tables import FileChange, PullRequest
 from formulamine_tests.services.histories import History, day
 
 BOT = b"dependabot[bot] <49699333+dependabot[bot]@users.noreply.github.com>"

@@ -6,8 +6,8 @@ import pytest
 
 from formulamine.discover.repositories import RegisteredRepository, RepositoryReason, find_suite
 from formulamine.items import Done, Failed, Rejected
+from formulamine.records import Repository
 from formulamine.services.git import Git
-from formulamine.tables import Repository
 from formulamine_tests.services.histories import History, day
 
 CONFIG = '{"benchmark_dir": "suite", /* x */}'

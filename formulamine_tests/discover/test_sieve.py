@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from formulamine.discover import candidates
-from formulamine.discover.candidates import CandidateStep, sieve_by_files
-from formulamine.discover.sieve import SieveInput, SieveReason, sieve
+from formulamine.discover.candidates import CandidateStep
+from formulamine.discover.sieve import SieveInput, SieveReason, sieve, sieve_by_files
 from formulamine.discover.sieve_rules import load_rules, load_weights
 from formulamine.items import Done, Rejected
+from formulamine.records import CandidatePR, FileChange
 from formulamine.services.cores import Cores
 from formulamine.services.git import Git
 from formulamine.services.store import Blobs
 from formulamine.settings import SieveSettings
-from formulamine.tables import CandidatePR, FileChange
 from formulamine_tests.services.histories import History, day
 
 

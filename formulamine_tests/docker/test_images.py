@@ -14,9 +14,9 @@ from formulamine.build.failures import MissingSystemPackage
 from formulamine.build.pair import Pair
 from formulamine.build.reasons import ImageReason
 from formulamine.items import Done, Failed
+from formulamine.records import Image
 from formulamine.services import docker_engine
 from formulamine.services.docker_engine import Engine
-from formulamine.tables import Image
 from formulamine_tests.build.workbench import Workbench, project
 from formulamine_tests.docker.conftest import DockerBench
 from formulamine_tests.docker.engine import BASE_IMAGE

@@ -16,12 +16,12 @@ from formulamine.items import Deferred, Done, Failed, Outcome, Rejected, RunOpti
 from formulamine.judge.model import PROMPT_FILE, ModelJudge, Opinion, misquoted
 from formulamine.judge.rules import JudgeInput, JudgeReason
 from formulamine.judge.steps import classifications_step
+from formulamine.records import Classification
 from formulamine.services import llm_requests
 from formulamine.services.container import Services
 from formulamine.services.llm import Llm
 from formulamine.services.store import Blobs
 from formulamine.settings import LlmSettings, Settings
-from formulamine.tables import Classification
 from formulamine_tests.judge.test_rules import patch_of
 from formulamine_tests.llm_server import LlmServer, Received, Reply, Says, Status
 

@@ -8,7 +8,7 @@ import pytest
 from formulamine.discover.sieve_rules import WEIGHTS_FILE, load_weights
 from formulamine.items import Done, Rejected
 from formulamine.judge.rules import RULES_FILE, JudgeInput, JudgeReason, judge, load_rules
-from formulamine.tables import Category, Classification
+from formulamine.records import Category, Classification
 
 YES_FROM = load_weights().yes_from
 FIX = (b"-    if start < end:\n+    if start <= end:\n", "src/spans.py")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from formulamine.build.recipe import Recipe
+from formulamine.records import ProblemStatement
 from formulamine.services.git import Git
 from formulamine.services.llm import Llm
 from formulamine.services.store import Blobs
 from formulamine.settings import LlmSettings, MeasureSettings, ReleaseSettings
 from formulamine.ship.gates import Held, ReleasedRow, ReleaseInput, pass_gates
 from formulamine.ship.statements import StatementInput, StatementStep
-from formulamine.tables import ProblemStatement
 from formulamine.verify.measure import RawBlob, record_of
 from formulamine.verify.outcomes import FileRun, RawTests
 from formulamine.verify.protocol import RawMeasurement

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from formulamine.items import Deferred, Done, Failed, Outcome
+from formulamine.records import ProblemStatement
 from formulamine.services import llm_requests
 from formulamine.services.llm import Llm
 from formulamine.settings import LlmSettings
@@ -18,7 +19,6 @@ from formulamine.ship.extraction import ALL_CHARACTERS, PROMPT_FILE, question_te
 from formulamine.ship.guard import Documents
 from formulamine.ship.issues import Comment, Document, Issue, IssuesUnreachable
 from formulamine.ship.statements import StatementInput, StatementReason, StatementStep
-from formulamine.tables import ProblemStatement
 from formulamine_tests.build.workbench import Workbench
 from formulamine_tests.llm_server import LlmServer, Received, Says, Status
 from formulamine_tests.ship.evidence import MEASURE, Evidence, evidence

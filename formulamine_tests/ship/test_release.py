@@ -14,6 +14,7 @@ import pytest
 
 from formulamine.build.recipe import Recipe
 from formulamine.items import Done, Outcome, Rejected
+from formulamine.records import ProblemStatement, Removed, StatementPart
 from formulamine.schemas import record_schema
 from formulamine.settings import MeasureSettings
 from formulamine.ship.gates import Held, ReleasedRow, ReleaseReason
@@ -27,7 +28,6 @@ from formulamine.ship.release import (
     write,
 )
 from formulamine.ship.statements import StatementInput, StatementReason, StatementStep
-from formulamine.tables import ProblemStatement, Removed, StatementPart
 from formulamine.verify.measure import record_of
 from formulamine_tests.build.workbench import Workbench
 from formulamine_tests.ship.evidence import MEASURE, SLOW, Evidence, evidence, no_models, raw, runs_of_tests, samples

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from formulamine.discover.diff import FileDiff
+from formulamine.records import BenchmarkResult, StatementPart
 from formulamine.ship import extraction
 from formulamine.ship.guard import TEMPLATE_FILE, Guard
 from formulamine.ship.identity import People
 from formulamine.ship.issues import NoIssues, documents
 from formulamine.ship.leak import Base, Fix
 from formulamine.ship.statements import Chosen, choose, measured_lines, render, sources_of
-from formulamine.tables import BenchmarkResult, StatementPart
 
 BASE = Base.of([""])
 NOTHING = Guard(Fix.of([], [], BASE), People.of([], BASE))

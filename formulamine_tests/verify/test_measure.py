@@ -14,9 +14,9 @@ import pytest
 
 from formulamine.build.recipe import Recipe
 from formulamine.items import Cancelled, Deferred, Done, Failed, Rejected
+from formulamine.records import FileChange, OutcomeCounts, SpeedupMeasurement
 from formulamine.services.resolver import Interpreter
 from formulamine.settings import LoadSettings, MeasureSettings
-from formulamine.tables import FileChange, OutcomeCounts, SpeedupMeasurement
 from formulamine.verify.assets import controls_quiet, gate_holds, no_test_is_broken, verdicts_follow
 from formulamine.verify.machine import kernel, machine_class
 from formulamine.verify.measure import (
