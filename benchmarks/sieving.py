@@ -1,11 +1,11 @@
 """How fast the sieve reads all pull requests of a repository, diffs included, beside PyDriller with a title-only rule.
 
 Ours: merged pull requests from the first-parent chain, each with its diff, through the whole sieve, scores and evidence
-included, on processes as the step of `candidate_prs` uses them. PyDriller: the same merges, drawn evenly, their
-difference from their first parent as modified files, and one regular expression on the title. Both print pull
-requests per second and the cores that they kept busy, and the ratio of both is also told by processor time, which other
-work on the machine moves less. A third line is PyDriller without any diff, titles alone. Exits 1 where ours is less
-than five times faster than the second.
+included, in one process for each core. PyDriller: the same merges, drawn evenly, their difference from their first
+parent as modified files, and one regular expression on the title. Both print pull requests per second and the cores
+that they kept busy, and the ratio of both is also told by processor time, which other work on the machine moves less. A
+third line is PyDriller without any diff, titles alone. Exits 1 where ours is less than five times faster than the
+second.
 
 Usage: python benchmarks/sieving.py PATH_OF_REPOSITORY [--sample 300] [--pydriller-python PYTHON]
 
@@ -15,26 +15,31 @@ PyDriller is not among our dependencies: `python -m venv ENV && ENV/bin/pip inst
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from formulamine.discover.candidates import sieve_by_files
-from formulamine.discover.mined import AT_ONCE, merged_shas, mine
+from formulamine.discover.mined import merged_shas, mine
+from formulamine.discover.sieve import sieve_by_files
 from formulamine.discover.sieve_rules import load_rules
 from formulamine.items import Done
-from formulamine.services.cores import Cores
+from formulamine.services.cores import GARBAGE_EVERY
 from formulamine.services.git import Git
-from formulamine.settings import Settings
+from formulamine.settings import Settings, SieveSettings
 
 LEAST = 5.0  # times faster than PyDriller with diffs
 REPO = "owner/name"  # what it is called does not matter here
+SHARES = 2  # of the commits, for each core: one is at most that much longer at work than the others
 # Reads the commits that are on standard input, the title with a rule and, if told so, their diffs; tells its own time.
 PYDRILLER = """
 import json, os, re, sys, time
@@ -95,7 +100,7 @@ def main() -> int:
             half = len(drawn) // 2
             # PyDriller before and after, since the load of the machine changes: both halves count together.
             first = read(asked.pydriller_python, mirror, drawn[:half], "diffs")
-            ours = sieve_all(git, mirror)
+            ours = sieve_all(git, Path(name), mirror)
             second = read(asked.pydriller_python, mirror, drawn[half:], "diffs")
             titles = read(asked.pydriller_python, mirror, drawn, "titles")
     theirs = Took(
@@ -117,24 +122,26 @@ def main() -> int:
     return int(faster < LEAST)
 
 
-def sieve_all(git: Git, mirror: Path) -> Took:
+def sieve_all(git: Git, mirrors: Path, mirror: Path) -> Took:
     """All merged pull requests, found, read and sieved."""
     before, began = cpu_seconds(), time.perf_counter()
-    settings, cores = Settings(), Cores()
-    shas = merged_shas(git, mirror)
-
-    def some(start: int) -> tuple[int, int]:
-        number = passed = 0
-        for one in mine(git, mirror, REPO, shas[start : start + AT_ONCE]):
-            number += 1
-            passed += isinstance(cores.run(sieve_by_files, one.item, one.patch, settings.sieve), Done)
-        return number, passed
-
-    with ThreadPoolExecutor(settings.workers.discover_workers) as pool:
-        told = list(pool.map(some, range(0, len(shas), AT_ONCE)))
-    cores.close()  # a child's processor time counts once it has ended
-    seconds = time.perf_counter() - began
+    shas, settings, cores = merged_shas(git, mirror), Settings().sieve, len(os.sched_getaffinity(0))
+    size = max(1, len(shas) // (SHARES * cores))
+    shares = [shas[start : start + size] for start in range(0, len(shas), size)]
+    with ProcessPoolExecutor(cores, multiprocessing.get_context("fork")) as pool:
+        told = list(pool.map(partial(sieve_share, mirrors, mirror, settings), shares))
+    seconds = time.perf_counter() - began  # a child's processor time counts once it has ended
     return Took(sum(one for one, _ in told), seconds, cpu_seconds() - before, sum(one for _, one in told))
+
+
+def sieve_share(mirrors: Path, mirror: Path, settings: SieveSettings, shas: Sequence[str]) -> tuple[int, int]:
+    """How many of some commits can be read, and how many of them pass."""
+    gc.set_threshold(GARBAGE_EVERY)  # as in the processes of a month
+    told = [
+        isinstance(sieve_by_files(one.item, one.patch, settings), Done)
+        for one in mine(Git(mirrors), mirror, REPO, shas)
+    ]
+    return len(told), sum(told)
 
 
 def cpu_seconds() -> float:

@@ -129,15 +129,15 @@ def _hunk(old_start: int, new_start: int, lines: list[str]) -> Hunk:
     added: list[int] = []
     for line in lines:
         mark, text = line[:1], line[1:]
-        if mark == "+":
+        if mark == " " or not mark:  # some mailers drop the blank of an empty line
+            before.append(text)
+            after.append(text)
+        elif mark == "+":
             added.append(len(after))
             after.append(text)
         elif mark == "-":
             removed.append(len(before))
             before.append(text)
-        elif mark in ("", " "):  # some mailers drop the blank of an empty line
-            before.append(text)
-            after.append(text)
     return Hunk(Lines(old_start, before, removed), Lines(new_start, after, added))
 
 

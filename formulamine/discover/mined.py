@@ -12,11 +12,11 @@ from pathlib import Path
 
 from formulamine.discover.messages import Landing, is_bot, read_landing
 from formulamine.discover.sieve import SieveInput
+from formulamine.records import FileChange
 from formulamine.services.git import Commit, Git, GitError
 from formulamine.services.git_objects import file_changes
-from formulamine.tables import FileChange
 
-AT_ONCE = 400  # patches asked for by one process; one of a commit that cannot be read spoils the others of its batch
+AT_ONCE = 5000  # commits read by one process; their messages are held together, of their patches one
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,20 @@ def mine(git: Git, mirror: Path, repo: str, shas: Sequence[str]) -> Iterator[Min
             yield Mined(_input(repo, commits[sha], patch), patch)
 
 
-def _patches(git: Git, mirror: Path, shas: Sequence[str]) -> list[tuple[str, bytes]]:
-    """Patches of the commits that can be read."""
-    try:
-        return list(git.diffs(mirror, shas))
-    except GitError:
-        if len(shas) == 1:
-            return []
-        half = len(shas) // 2
-        return [*_patches(git, mirror, shas[:half]), *_patches(git, mirror, shas[half:])]
+def _patches(git: Git, mirror: Path, shas: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Patches of the commits that can be read, as git prints them; it ends at one that cannot, and is started again."""
+    while shas:
+        printed = 0
+        try:
+            for found in git.diffs(mirror, shas):
+                printed += 1
+                yield found
+        except GitError:
+            # The first one that did not come may be whole, and only the one after it missing.
+            if printed == 0 and len(shas) > 1:
+                yield from _patches(git, mirror, shas[:1])
+            printed = max(printed, 1)
+        shas = shas[printed:]
 
 
 def _input(repo: str, commit: Commit, patch: bytes) -> SieveInput:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 import re2
@@ -44,7 +45,30 @@ class Patterns(Generic[Key]):
 
     def search(self, text: str) -> Iterator[tuple[Key, re.Match[str]]]:
         """Names of the patterns that are found, in the order in which they were given, with what is found first."""
-        places = self._filter.Match(text)
+        return self._found(text, self._filter.Match(text))
+
+    def search_lines(self, lines: Sequence[str]) -> Iterator[tuple[Key, int, re.Match[str]]]:
+        """What is found in each of some lines, with the place of the line, in the order of the lines.
+
+        They are read together, then by halves where something may be in them: in most there is nothing.
+        """
+        text = "\n".join(lines).encode()
+        if not lines or not self._filter.Match(text):
+            return
+        starts = [0, *accumulate(len(line.encode()) + 1 for line in lines)]
+        parts = [(0, len(lines))]
+        while parts:
+            start, end = parts.pop()
+            places = self._filter.Match(text[starts[start] : starts[end] - 1])
+            if places and end - start > 1:
+                middle = (start + end) // 2
+                parts += [(middle, end), (start, middle)]
+            elif places:
+                for key, found in self._found(lines[start], places):
+                    yield key, start, found
+
+    def _found(self, text: str, places: Sequence[int] | None) -> Iterator[tuple[Key, re.Match[str]]]:
+        """What Python finds of the patterns that RE2 may have found."""
         if not places:
             return
         patterns = self._patterns
@@ -52,21 +76,6 @@ class Patterns(Generic[Key]):
             key, pattern = patterns[place]
             if found := pattern.search(text):
                 yield key, found
-
-    def search_lines(self, lines: Sequence[str]) -> Iterator[tuple[Key, int, re.Match[str]]]:
-        """What is found in each of some lines, with the place of the line, in the order of the lines.
-
-        They are read together, then by halves where something may be in them: in most there is nothing.
-        """
-        parts = [(0, len(lines))]
-        while parts:
-            start, end = parts.pop()
-            if end - start == 1:
-                for key, found in self.search(lines[start]):
-                    yield key, start, found
-            elif start < end and self._filter.Match("\n".join(lines[start:end])):
-                middle = (start + end) // 2
-                parts += [(middle, end), (start, middle)]
 
 
 def _widened(pattern: re.Pattern[str]) -> str:

@@ -14,7 +14,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from formulamine import syntax_tree
 from formulamine.discover.diff import Lines
@@ -38,18 +38,6 @@ _NAME = rf"(?!(?:{'|'.join((*keyword.kwlist, *keyword.softkwlist))})\b)[A-Za-z]\
 _PROSE = re.compile(rf"\s*(?:>>>|\.\.\. |{_NAME} +{_NAME}\b(?![\"']))")
 _DISPLAYS = {ast.Set: "set", ast.SetComp: "set", ast.Dict: "dict", ast.List: "list", ast.Tuple: "tuple"}
 _BUILDS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_REPEATS = frozenset({ast.For, ast.AsyncFor, ast.While, *_BUILDS})
-_STARTS = frozenset({ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda})  # their bodies run when they are called
-_LEAVES = (ast.Name, ast.Constant, ast.Pass, ast.alias)  # most nodes; nothing is in them
-_NO_NODES = frozenset(
-    {"id", "attr", "arg", "name", "names", "module", "level", "kind", "type_comment", "ctx", "op", "ops"}
-)
-# Where in a node others are, of those that are looked at.
-_FIELDS: dict[type, tuple[str, ...]] = {
-    kind: tuple(name for name in kind._fields if name not in _NO_NODES)
-    for kind in vars(ast).values()
-    if isinstance(kind, type) and issubclass(kind, ast.AST) and not issubclass(kind, _LEAVES)
-}
 _TOLD_KEYWORDS = frozenset({"copy", "dtype", "out", "deep", "order", "axis", "maxsize"})
 
 
@@ -95,8 +83,7 @@ def _trees(lines: Lines) -> Iterator[tuple[ast.Module, int]]:
     Lines that make none are left out.
     """
     texts = lines.texts
-    indents = [_indent(text) for text in texts] if lines.changed else []
-    code = [place for place in lines.changed if indents[place] is not None]
+    code = [place for place in lines.changed if _indent(texts[place]) is not None]
     start, end = _outside_of_strings(texts) if code else (0, 0)
 
     def shows(start: int, end: int) -> bool:
@@ -107,19 +94,19 @@ def _trees(lines: Lines) -> Iterator[tuple[ast.Module, int]]:
     if not shows(start, end):
         return
     few = _narrowed(texts, [place for place in lines.changed if start <= place < end], start, end)
-    if few != (start, end) and not isinstance(tree := _parsed(texts, indents, *few), int):
+    if few != (start, end) and not isinstance(tree := _parsed(texts, *few), int):
         yield tree
         return
     for _ in range(MOST_CUTS):
         prose = next((place for place in range(start, end) if _PROSE.match(texts[place])), end)
         fault = prose
         if shows(start, prose):
-            tree = _parsed(texts, indents, start, prose)
+            tree = _parsed(texts, start, prose)
             if isinstance(tree, int):
                 fault = tree
                 if shows(start, fault):
                     # What stands before the fault may be no program either, as within brackets, and then says nothing.
-                    tree = _parsed(texts, indents, start, fault)
+                    tree = _parsed(texts, start, fault)
             if not isinstance(tree, int):
                 yield tree
         start = fault + 1
@@ -131,17 +118,24 @@ def _narrowed(texts: Sequence[str], changed: Sequence[int], start: int, end: int
     first = next(loops, changed[0])
     last = end if any(_OPENS.search(texts[place]) for place in changed) else changed[-1] + 1
     above, few = "\n".join(texts[start:first]), "\n".join(texts[first:last])
-    whole = _open_brackets(above) == _open_brackets(few) == 0 and len(_QUOTES.findall(few)) % 2 == 0
+    whole = _closed(above) and _closed(few) and _quotes(few) % 2 == 0
     return (first, last) if whole else (start, end)
 
 
-def _open_brackets(text: str) -> int:
-    return sum(map(text.count, "([{")) - sum(map(text.count, ")]}"))
+def _closed(text: str) -> bool:
+    """Whether as many brackets are closed as are opened."""
+    count = text.count
+    return count("(") + count("[") + count("{") == count(")") + count("]") + count("}")
 
 
-def _parsed(texts: Sequence[str], indents: Sequence[int | None], start: int, end: int) -> tuple[ast.Module, int] | int:
+def _quotes(text: str) -> int:
+    """How often a docstring begins or ends."""
+    return len(_QUOTES.findall(text)) if '"""' in text or "'''" in text else 0
+
+
+def _parsed(texts: Sequence[str], start: int, end: int) -> tuple[ast.Module, int] | int:
     """The program that lines make, with what to add to its line numbers, or the place of the first that is at fault."""
-    header, body = _program(texts[start:end], indents[start:end])
+    header, body = _program(texts[start:end])
     above = start - len(header) - 1
     try:
         return syntax_tree.parse("\n".join([*header, *body, ""]), FILENAME), above
@@ -153,8 +147,7 @@ def _parsed(texts: Sequence[str], indents: Sequence[int | None], start: int, end
 
 def _outside_of_strings(texts: Sequence[str]) -> tuple[int, int]:
     """From where to where lines are no part of a docstring of which the hunk has only the beginning or the end."""
-    text = "\n".join(texts)
-    if not ('"""' in text or "'''" in text) or len(_QUOTES.findall(text)) % 2 == 0:
+    if _quotes("\n".join(texts)) % 2 == 0:
         return 0, len(texts)
     quoted = [place for place, text in enumerate(texts) for _ in _QUOTES.findall(text)]
     before = next((text for text in reversed(texts[: quoted[0]]) if text.strip()), "")
@@ -162,30 +155,34 @@ def _outside_of_strings(texts: Sequence[str]) -> tuple[int, int]:
     return (0, quoted[-1]) if opens else (quoted[0] + 1, len(texts))
 
 
-def _program(lines: Sequence[str], indents: Sequence[int | None]) -> tuple[list[str], list[str]]:
+def _program(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     """Lines that open the blocks which the given ones are in, and the given ones, the last block closed.
 
     Where lines step out of a block that they did not open, a block is opened for them to step out of.
     """
-    code = [(indent, line) for indent, line in zip(indents, lines, strict=True) if indent is not None]
-    if not code:
+    code = ((line, indent) for line in lines if (indent := _indent(line)) is not None)
+    first, lowest = next(code, ("", -1))
+    if lowest < 0:
         return [], list(lines)
-    lowest, openers = code[0][0], {}
-    if _CONTINUES.match(code[0][1]):
-        openers[lowest] = ("try" if _HANDLES.match(code[0][1]) else "if 1") + ": pass"
-    for indent, line in code:
-        if indent < lowest:
+    openers = {}
+    if _CONTINUES.match(first):
+        openers[lowest] = ("try" if _HANDLES.match(first) else "if 1") + ": pass"
+    for line in lines:
+        if lowest == 0:
+            break
+        # Most lines are no less indented than those before them, and need no closer look.
+        if not line[:lowest].isspace() and (indent := _indent(line)) is not None and indent < lowest:
             lowest = indent
             openers[indent] = "try:" if _HANDLES.match(line) else "if 1:"
     if lowest > 0:
         openers.setdefault(0, "if 1:")
     header = [" " * indent + openers[indent] for indent in sorted(openers)]
-    last_indent, last = code[-1]
+    last, indent = next((line, indent) for line in reversed(lines) if (indent := _indent(line)) is not None)
     closing = []
     if last.rstrip().endswith(":"):
-        closing = [" " * (last_indent + 1) + "pass"]
+        closing = [" " * (indent + 1) + "pass"]
     elif last.lstrip().startswith("@"):
-        closing = [" " * last_indent + "def _(): pass"]
+        closing = [" " * indent + "def _(): pass"]
     return header, [*lines, *closing]
 
 
@@ -211,20 +208,21 @@ class _Counter:
         stack: list[tuple[Any, bool]] = [(tree, False)]
         while stack:
             node, repeated = stack.pop()
-            kind = type(node)
-            if isinstance(node, ast.stmt):
+            kind = _KINDS[type(node)]
+            if kind.statement:
                 if not self._holds_changes(node):
                     continue
                 self._facts.code = self._facts.code or self._does_something(node)
-            reader = _READERS.get(kind)
-            if reader is not None:
-                reader(self, node, repeated)
-            inside = (repeated or kind in _REPEATS) and kind not in _STARTS
-            for name in _FIELDS[kind]:
+            if kind.reader is not None:
+                kind.reader(self, node, repeated)
+            inside = (repeated or kind.repeats) and not kind.starts
+            for name in kind.fields:
                 child = getattr(node, name)
                 if type(child) is list:
-                    stack += [(one, inside) for one in child if type(one) in _FIELDS]
-                elif type(child) in _FIELDS:
+                    for one in child:
+                        if type(one) in _KINDS:
+                            stack.append((one, inside))
+                elif type(child) in _KINDS:
                     # What a loop goes through is evaluated once.
                     stack.append((child, repeated if name == "iter" else inside))
 
@@ -364,3 +362,34 @@ _READERS: dict[type, Any] = {
     ast.ClassDef: _class, ast.Raise: _raise, ast.Import: _import, ast.ImportFrom: _import, ast.Assign: _assign,
     ast.BinOp: _operation, ast.AugAssign: _operation, ast.Try: _try, ast.Yield: _yield,
 }  # fmt: skip
+
+_REPEATS = frozenset({ast.For, ast.AsyncFor, ast.While, *_BUILDS})
+_STARTS = frozenset({ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda})  # their bodies run when they are called
+_LEAVES = (ast.Name, ast.Constant, ast.Pass, ast.alias)  # most nodes; nothing is in them
+_NO_NODES = frozenset(
+    {"id", "attr", "arg", "name", "names", "module", "level", "kind", "type_comment", "ctx", "op", "ops"}
+)
+
+
+class _Kind(NamedTuple):
+    """What the counter does with nodes of a type."""
+
+    statement: bool
+    reader: Any
+    repeats: bool
+    starts: bool
+    fields: tuple[str, ...]
+    """Where in a node others are, of those that are looked at."""
+
+
+_KINDS = {
+    kind: _Kind(
+        issubclass(kind, ast.stmt),
+        _READERS.get(kind),
+        kind in _REPEATS,
+        kind in _STARTS,
+        tuple(name for name in kind._fields if name not in _NO_NODES),
+    )
+    for kind in vars(ast).values()
+    if isinstance(kind, type) and issubclass(kind, ast.AST) and not issubclass(kind, _LEAVES)
+}
