@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from formulamine.discover.registry import Registry, RegistryError
 from formulamine.doctor import CONNECT_S, Examination, Finding, Probe, State, who
+from formulamine.doctor_models import models
 from formulamine.doctor_sandbox import LIMITS, sandbox
 from formulamine.month import POSTGRES_VARIABLE, try_postgres
 from formulamine.services.git import Git, GitError, is_url
@@ -265,7 +266,6 @@ def docker_engine(examination: Examination) -> list[Finding]:
 def later(_: Examination) -> list[Finding]:
     """What a later formulamine will use: whether its variables are set, never what they hold."""
     things = (
-        ("model", ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY"), "classification is by rules"),
         ("github tokens", ("GITHUB_TOKEN", "GH_TOKEN"), "pull requests come from git alone"),
         ("hub", ("HF_TOKEN", "HF_ENDPOINT"), "releases are folders, not uploads"),
     )
@@ -290,5 +290,6 @@ PROBES: Sequence[Probe] = (
     Probe(("repositories",), registry, "", needed=False),
     Probe(("calibration",), calibration, ""),
     Probe(("docker",), docker_engine, ""),
-    Probe(("model", "github tokens", "hub"), later, ""),
+    Probe(("models",), models, "what asks a model"),
+    Probe(("github tokens", "hub"), later, ""),
 )

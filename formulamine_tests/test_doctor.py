@@ -231,6 +231,6 @@ def test_on_a_machine_that_has_all_a_month_can_be_run(home: Path) -> None:
     for name in doctor_sandbox.ALWAYS:
         assert found[f"limit: {name}"].state is State.OK
     assert found["docker"].state in (State.OK, State.NOT_USED)
-    for name in ("model", "github tokens", "hub"):
+    for name in ("models", "github tokens", "hub"):
         assert found[name].state is State.NOT_USED
     assert (report.exit_code, home.exists()) == (0, False)
