@@ -11,7 +11,7 @@ from formulamine.verify import protocol
 from formulamine.verify.machine import machine_class
 from formulamine.verify.measure import MeasureInput, MeasureReason, MeasureStep
 
-SPEEDUP_MEASUREMENTS_VERSION = "5"
+SPEEDUP_MEASUREMENTS_VERSION = "6"
 MODULES = "formulamine.verify."
 SOURCES = (
     "measure", "protocol", "lockstep", "sampling", "side", "statistics", "verdict", "raw", "harness.__main__",

@@ -176,6 +176,24 @@ def test_a_module_that_is_imported_late_touches_only_who_imports_it(toy: MakeToy
     assert (found.mode, set(found.reached)) == ("impact", {"bench.time_lazily"} | BLIND)
 
 
+@pytest.mark.parametrize(
+    ("started", "mode"),
+    [
+        ("subprocess.run(['uname', '-m'], check=True, stdout=subprocess.DEVNULL)", "impact"),  # as numpy asks lscpu
+        ("subprocess.run('uname -m', shell=True, check=True, stdout=subprocess.DEVNULL)", "all"),
+        ("subprocess.run([sys.executable, '-c', 'pass'], check=True)", "all"),
+    ],
+)
+def test_only_a_program_that_tells_of_the_machine_may_run_at_import(toy: MakeToy, started: str, mode: str) -> None:
+    suite = f"import subprocess, sys, toy\n{started}\ndef time_work(): toy.work()\ndef time_other(): toy.other()\n"
+    made = toy(PACKAGE, PACKAGE.replace("self.size * 2", "2 * self.size"), bench=suite)
+    with Lockstep(made.launch("base"), made.launch("head"), LIMITS, threading.Event()) as lockstep:
+        lockstep.trace()
+        found = select(lockstep, lockstep.discover().cases, 0)
+    assert found.mode == mode
+    assert mode == "impact" or found.why == "at import, it starts another process (subprocess.Popen)"
+
+
 def test_a_change_that_no_benchmark_reaches_is_not_covered(toy: MakeToy) -> None:
     suite = "import toy\ndef time_other(): toy.other()\ndef time_cached(): toy.cached(1)\n"
     made = toy(PACKAGE, PACKAGE.replace("self.size * 2", "self.size + self.size"), bench=suite)

@@ -13,6 +13,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 ELSEWHERE = ("os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "subprocess.Popen")
+# Programs that tell of the machine and run no Python. Libraries ask them when they are imported: numpy.testing asks
+# lscpu, the standard library's platform and ctypes.util the others.
+TELLING = frozenset({"arch", "file", "gcc", "cc", "ld", "ldconfig", "lscpu", "nproc", "objdump", "uname"})
 TOOL = 4  # of the six of sys.monitoring, one that is neither debugger, coverage, profiler nor optimizer
 
 
@@ -63,9 +66,17 @@ class Tracer:
         if event == "call":
             self.seen.add(frame.f_code)
 
-    def _audit(self, event: str, _: Any) -> None:
-        if self.running and event in ELSEWHERE:
+    def _audit(self, event: str, arguments: Any) -> None:
+        if self.running and event in ELSEWHERE and not _only_tells(event, arguments):
             self.blind = f"it starts another process ({event})"
+
+
+def _only_tells(event: str, arguments: Any) -> bool:
+    """Whether a process that is started runs one of the programs that only tell of the machine."""
+    if event not in ("subprocess.Popen", "os.posix_spawn"):
+        return False
+    program = arguments[0]
+    return isinstance(program, str) and os.path.basename(program) in TELLING
 
 
 def places(codes: set[CodeType], site: str, files: list[str]) -> list[list[Any]]:
