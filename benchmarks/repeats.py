@@ -1,9 +1,10 @@
 """Whether a verdict is found again: built pull requests of a month, each measured several times independently.
 
-Usage: FORMULAMINE_HOME=... python benchmarks/repeats.py MONTH [PR_ID ...] [--times 2]
+Usage: FORMULAMINE_HOME=... python benchmarks/repeats.py MONTH [PR_ID ...] [--times 2] [--bench REGEX]
 
 Measures what `formulamine month` has built on the local backend by the protocol, with impact selection as a month does
-it, each time with another seed: of random inputs, of hashes, of the order of sides. Prints a row for each, and exits 1
+it, or those benchmarks that --bench finds, where a whole suite takes hours; each time with another seed: of random
+inputs, of hashes, of the order of sides. Prints a row for each, and exits 1
 where two of a pull request do not agree: they have different verdicts, or a benchmark that both confirmed has in
 neither an estimate within the other's interval. Readings are kept in FORMULAMINE_HOME: a run that was ended carries on.
 """
@@ -11,16 +12,18 @@ neither an estimate within the other's interval. Readings are kept in FORMULAMIN
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from verdict import Bench, launches
+from verdict import Bench, discovered, launches
 
 from formulamine.build.recipe import Recipe
 from formulamine.build.steps import backend_of
@@ -75,10 +78,12 @@ def main() -> None:
     parser.add_argument("month")
     parser.add_argument("pull_requests", nargs="*", metavar="PR_ID")
     parser.add_argument("--times", type=int, default=2)
+    parser.add_argument("--bench", default="", metavar="REGEX", help="only these benchmarks, without impact selection")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     services = Services(Settings(), "local")
-    path = services.settings.home / "repeats" / f"{arguments.month}-{protocol.VERSION}.jsonl"
+    chosen = f"-{hashlib.sha256(arguments.bench.encode()).hexdigest()[:8]}" if arguments.bench else ""
+    path = services.settings.home / "repeats" / f"{arguments.month}-{protocol.VERSION}{chosen}.jsonl"
     path.parent.mkdir(exist_ok=True)
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     readings = [Reading(**json.loads(line)) for line in lines]
@@ -87,7 +92,7 @@ def main() -> None:
         items = built(arguments.month, arguments.pull_requests, services)
         for item, time in itertools.product(items, range(arguments.times)):
             if (item.pr_id, time) not in known:
-                reading = measured(services, item, time)
+                reading = measured(services, item, time, arguments.bench)
                 readings.append(reading)
                 with path.open("a") as file:
                     file.write(json.dumps(asdict(reading)) + "\n")
@@ -103,15 +108,16 @@ def main() -> None:
     sys.exit(0 if fine else 1)
 
 
-def measured(services: Services, item: MeasureInput, time: int) -> Reading:
-    """Measure a pull request with the seed of this time."""
+def measured(services: Services, item: MeasureInput, time: int, wanted: str) -> Reading:
+    """Measure a pull request, or those benchmarks in whose names a pattern is found, with the seed of this time."""
     recipe = Recipe.model_validate_json(services.blobs.get(item.recipe_hash))
     sandbox = services.sandboxes.for_commits((item.base_sha, item.merge_sha))
     pair = backend_of(services, "local").pair(recipe, item.url, lambda: sandbox, item.pr_id)
     seed, before = number_of("repeats", item.pr_id, time), os.getloadavg()[0]
     bench = Bench(services, pair, item, Path())
+    only = [case.name for case in discovered(bench).cases if re.search(wanted, case.name)] if wanted else None
     with waiting(bench.lock, services.cancelled), launches(bench, seed) as (base, head):
-        measurement = protocol.measure(base, head, seed=seed, select=not recipe.pins_base)
+        measurement = protocol.measure(base, head, seed=seed, only=only, select=only is None and not recipe.pins_base)
     verdict = measurement.verdict
     return Reading(
         pr_id=item.pr_id,
