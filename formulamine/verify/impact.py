@@ -7,7 +7,7 @@ tracing themselves (`harness.sources`, `harness.tracing`), and what the choice m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,8 +61,16 @@ class Change:
         return found
 
 
-def select(lockstep: Lockstep, cases: Sequence[Case], seed: int) -> Selection:
+def select(
+    lockstep: Lockstep, cases: Sequence[Case], seed: int, report: Callable[[str, int, int], None] | None = None
+) -> Selection:
     """Choose the cases to measure. Both sides have to be fresh from `discover` with `tracing` on.
+
+    Args:
+        lockstep: Both sides.
+        cases: All that there are.
+        seed: Of the choice of those that are measured although they cannot be touched.
+        report: Told "trace", how many cases are done, and how many there are.
 
     Raises:
         Cancelled: The caller asked to end.
@@ -75,7 +83,9 @@ def select(lockstep: Lockstep, cases: Sequence[Case], seed: int) -> Selection:
         if change.everything:
             return Selection("all", change.everything, change.names[:NAMED])
         reached, ran = [], set[str]()
-        for case in cases if change.files else ():
+        for number, case in enumerate(cases if change.files else ()):
+            if report is not None:
+                report("trace", number, len(cases))
             hits, at_setup = _reaches(lockstep, case, change)
             if at_setup:
                 return Selection("all", f"{hits[0]} runs in the set-up of {case.name}", change.names[:NAMED])

@@ -187,7 +187,7 @@ class _Run:
             lockstep.trace()
         suite = self.discover(lockstep)
         if choose:
-            selection = impact.select(lockstep, suite.cases, seed)
+            selection = impact.select(lockstep, suite.cases, seed, self.report)
             self.raw = replace(self.raw, selection=selection)
             if selection.mode == "impact":
                 chosen = {*selection.reached, *selection.sampled}
